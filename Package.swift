@@ -1,0 +1,120 @@
+// swift-tools-version:6.1
+import PackageDescription
+
+// Protocol <- Cluster <- Node: a target may depend on its own layer and on the layers to its left, never the other
+// way round; no role of Node depends on another role or on a log back end. The lists below are what enforces it.
+
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
+let nioConcurrency = Target.Dependency.product(name: "NIOConcurrencyHelpers", package: "swift-nio")
+let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
+let collections = Target.Dependency.product(name: "Collections", package: "swift-collections")
+let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
+let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let grdbSQLite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
+
+func library(_ name: String, _ path: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Sources/\(path)", swiftSettings: settings)
+}
+
+func tests(_ name: String, _ path: String, _ dependencies: [Target.Dependency], resources: [Resource] = []) -> Target {
+    .testTarget(
+        name: name, dependencies: dependencies, path: "Tests/\(path)", resources: resources, swiftSettings: settings)
+}
+
+let package = Package(
+    name: "posthorn",
+    products: [
+        .executable(name: "posthorn", targets: ["posthorn"])
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+    ],
+    targets: [
+        // Protocol: what mail is. Pure: no sockets, clocks, tasks or randomness.
+        .systemLibrary(
+            name: "COpenSSL", path: "Sources/Protocol/COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        library("Digests", "Protocol/Digests", ["COpenSSL"]),
+        library("Mail", "Protocol/Mail"),
+        library("SMTP", "Protocol/SMTP", ["Mail", "Digests"]),
+        library("DNS", "Protocol/DNS", ["Mail"]),
+        library("Reports", "Protocol/Reports", ["Mail"]),
+
+        // Cluster: what nodes share.
+        library("ClusterLog", "Cluster/Log", [nioCore, collections, "Digests"]),
+        library("Records", "Cluster/Records", ["Mail", "ClusterLog", nioCore, protobuf]),
+        library("EmbeddedLog", "Cluster/EmbeddedLog", ["ClusterLog", nioCore, logging, grdb, grdbSQLite]),
+
+        // Node: what a node does.
+        .systemLibrary(
+            name: "CUnbound", path: "Sources/Node/CUnbound", pkgConfig: "libunbound",
+            providers: [.apt(["libunbound-dev"])]),
+        library("NodeSupport", "Node/Support", [nioCore, nioConcurrency, logging, histogram]),
+        library("Resolver", "Node/Resolver", ["DNS", "Mail", "NodeSupport", "CUnbound", nioCore, logging]),
+        library(
+            "Ingress", "Node/Ingress",
+            ["Mail", "SMTP", "Records", "ClusterLog", "NodeSupport", nioCore, nioPosix, nioSSL, lifecycle, logging]),
+        library(
+            "Delivery", "Node/Delivery",
+            [
+                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "NodeSupport", "Resolver", nioCore, nioPosix, nioSSL,
+                lifecycle, logging, collections,
+            ]),
+        library(
+            "Bounce", "Node/Bounce",
+            ["Mail", "Reports", "Records", "ClusterLog", "NodeSupport", nioCore, lifecycle, logging]),
+        library("Admin", "Node/Admin", ["NodeSupport", hummingbird, lifecycle, logging, nioCore]),
+        .executableTarget(
+            name: "posthorn",
+            dependencies: [
+                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "EmbeddedLog", "NodeSupport", "Resolver", "Ingress",
+                "Delivery", "Bounce", "Admin", "Digests", nioCore, nioPosix, nioSSL, lifecycle, logging, argumentParser,
+                yams,
+            ],
+            path: "Sources/Node/posthorn",
+            swiftSettings: settings),
+
+        // Tests mirror the sources.
+        tests("MailTests", "MailTests", ["Mail"]),
+        tests("SMTPTests", "SMTPTests", ["SMTP", "Mail", "Digests"]),
+        tests("DNSTests", "DNSTests", ["DNS", "Mail"]),
+        tests("ReportsTests", "ReportsTests", ["Reports", "Mail"]),
+        tests("LogConformance", "LogConformance", ["ClusterLog", "EmbeddedLog", nioCore, logging]),
+        tests("RecordsTests", "RecordsTests", ["Records", "ClusterLog", "Mail", nioCore]),
+        tests("ResolverTests", "ResolverTests", ["Resolver", "DNS", "Mail", nioCore, nioPosix, logging]),
+        tests(
+            "IngressTests", "IngressTests",
+            ["Ingress", "SMTP", "Mail", "Records", "ClusterLog", "NodeSupport", nioCore, nioPosix, nioSSL, nioEmbedded, logging]),
+        tests(
+            "DeliveryTests", "DeliveryTests",
+            [
+                "Delivery", "SMTP", "DNS", "Mail", "Records", "ClusterLog", "NodeSupport", nioCore, nioPosix, nioSSL, nioEmbedded,
+                logging,
+            ]),
+        tests("BounceTests", "BounceTests", ["Bounce", "Reports", "Records", "ClusterLog", "Mail", nioCore, logging]),
+        tests("NodeTests", "NodeTests", ["posthorn", "NodeSupport", "Mail", "SMTP", yams]),
+    ]
+)
