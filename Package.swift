@@ -80,8 +80,8 @@ let package = Package(
         library(
             "Delivery", "Node/Delivery",
             [
-                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "NodeSupport", "Resolver", nioCore, nioPosix, nioSSL,
-                lifecycle, logging, collections,
+                "Mail", "SMTP", "DNS", "Digests", "Records", "ClusterLog", "NodeSupport", "Resolver", nioCore, nioPosix,
+                nioSSL, lifecycle, logging, collections,
             ]),
         library(
             "Bounce", "Node/Bounce",
@@ -115,6 +115,7 @@ let package = Package(
                 logging,
             ]),
         tests("BounceTests", "BounceTests", ["Bounce", "Reports", "Records", "ClusterLog", "Mail", nioCore, logging]),
+        tests("SupportTests", "SupportTests", ["NodeSupport", "Admin", nioCore, nioPosix, logging]),
         tests("NodeTests", "NodeTests", ["posthorn", "NodeSupport", "Mail", "SMTP", yams]),
     ]
 )

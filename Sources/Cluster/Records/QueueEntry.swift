@@ -1,0 +1,215 @@
+public import ClusterLog
+public import Mail
+public import NIOCore
+import SwiftProtobuf
+
+/// What a record of `posthorn.accepted` or of a deferred tier says: the envelope, where the content is, and what was
+/// tried so far. It travels in the record's header ``headerName`` as protobuf (`envelope.proto`).
+public struct QueueEntry: Hashable, Sendable {
+    public static let headerName = "posthorn-envelope"
+    /// The newest version of the envelope that this build writes.
+    public static let version: UInt32 = 1
+    /// Octets an encoded entry may have (DESIGN §2).
+    public static let sizeMax = 65_536
+    /// Recipients a record may have (DESIGN §2).
+    public static let recipientCountMax = 100
+
+    public var envelope: Envelope
+    /// Attempts made at these recipients.
+    public var attemptCount: UInt32
+    /// Where the content is; `nil` when it is the record's own value.
+    public var content: Reference?
+    /// When these recipients first had to wait, milliseconds since 1970.
+    public var firstDeferredAt: Int64?
+    /// A delay notification has been asked for.
+    public var isDelayNotified: Bool
+    /// When the outage began that the record is parked behind, milliseconds since 1970.
+    public var parkedSince: Int64?
+
+    public init(
+        envelope: Envelope, attemptCount: UInt32 = 0, content: Reference? = nil, firstDeferredAt: Int64? = nil,
+        isDelayNotified: Bool = false, parkedSince: Int64? = nil
+    ) {
+        self.envelope = envelope
+        self.attemptCount = attemptCount
+        self.content = content
+        self.firstDeferredAt = firstDeferredAt
+        self.isDelayNotified = isDelayNotified
+        self.parkedSince = parkedSince
+    }
+
+    /// The record that carries this entry.
+    ///
+    /// - Parameter content: the record's value; empty when ``content`` is a reference.
+    /// - Throws: `recordTooLarge` when the encoded entry is over ``sizeMax``.
+    public func record(topic: Topic, key: String, content: ByteBuffer) throws(RecordLogError) -> Record {
+        let encoded = self.encoded()
+        guard encoded.count <= Self.sizeMax else {
+            throw RecordLogError(
+                .recordTooLarge, isRetriable: false, reason: "an envelope of \(encoded.count) octets; split its recipients")
+        }
+        return Record(
+            topic: topic,
+            key: key,
+            headers: [
+                RecordHeader(Self.headerName, ByteBuffer(bytes: encoded)),
+                RecordHeader(
+                    Reference.messageIDHeader, ByteBuffer(string: self.envelope.messageID.description)),
+            ],
+            value: content
+        )
+    }
+
+    /// Reads the entry of a stored record.
+    ///
+    /// - Throws: `corruptRecord` with what is wrong.
+    public init(_ record: StoredRecord) throws(RecordLogError) {
+        guard let header = record.header(Self.headerName) else {
+            throw RecordLogError(.corruptRecord, isRetriable: false, reason: "no header \(Self.headerName)")
+        }
+        try self.init(decoding: header)
+    }
+
+    public init(decoding header: ByteBuffer) throws(RecordLogError) {
+        let message: Posthorn_V1_Envelope
+        do {
+            message = try header.withUnsafeReadableBytes { try Posthorn_V1_Envelope(serializedBytes: $0) }
+        } catch {
+            throw RecordLogError(.corruptRecord, isRetriable: false, reason: "the envelope cannot be decoded: \(error)")
+        }
+        try self.init(message)
+    }
+
+    public func encoded() -> [UInt8] {
+        // A message whose only submessages are set in memory always serialises; an empty result fails decoding.
+        (try? self.message.serializedBytes() as [UInt8]) ?? []
+    }
+}
+
+extension QueueEntry {
+    private init(_ message: Posthorn_V1_Envelope) throws(RecordLogError) {
+        guard message.version >= 1, !message.recipients.isEmpty else {
+            throw RecordLogError(.corruptRecord, isRetriable: false, reason: "an envelope without version or recipients")
+        }
+        let isNullPath = message.reverseLocalPart.isEmpty && message.reverseDomain.isEmpty
+        let envelope = Envelope(
+            messageID: MessageID(high: message.messageIDHigh, low: message.messageIDLow),
+            reversePath: isNullPath
+                ? nil
+                : Mailbox(
+                    localPart: message.reverseLocalPart, domain: Domain(normalized: message.reverseDomain)),
+            recipients: message.recipients.map(Recipient.init),
+            bodyType: message.bodyType == 1 ? .eightBitMIME : .sevenBit,
+            isInternationalized: message.internationalized,
+            returnContent: UInt8(exactly: message.returnContent).flatMap(Envelope.ReturnContent.init),
+            envelopeID: message.hasEnvelopeID ? message.envelopeID : nil,
+            acceptedAt: message.acceptedAt,
+            contentSize: Int(clamping: message.contentSize),
+            origin: Origin(message.origin)
+        )
+        self.init(
+            envelope: envelope,
+            attemptCount: message.attemptCount,
+            content: message.hasContent ? Reference(message.content) : nil,
+            firstDeferredAt: message.firstDeferredAt == 0 ? nil : message.firstDeferredAt,
+            isDelayNotified: message.delayNotified,
+            parkedSince: message.parkedSince == 0 ? nil : message.parkedSince
+        )
+    }
+
+    private var message: Posthorn_V1_Envelope {
+        var message = Posthorn_V1_Envelope()
+        message.version = Self.version
+        message.messageIDHigh = self.envelope.messageID.high
+        message.messageIDLow = self.envelope.messageID.low
+        if let reversePath = self.envelope.reversePath {
+            message.reverseLocalPart = reversePath.localPart
+            message.reverseDomain = reversePath.domain.text
+        }
+        message.recipients = self.envelope.recipients.map(Posthorn_V1_Recipient.init)
+        message.bodyType = UInt32(self.envelope.bodyType.rawValue)
+        message.internationalized = self.envelope.isInternationalized
+        message.returnContent = UInt32(self.envelope.returnContent?.rawValue ?? 0)
+        if let envelopeID = self.envelope.envelopeID { message.envelopeID = envelopeID }
+        message.acceptedAt = self.envelope.acceptedAt
+        message.contentSize = UInt64(clamping: self.envelope.contentSize)
+        message.origin = Posthorn_V1_Origin(self.envelope.origin)
+        message.attemptCount = self.attemptCount
+        if let content = self.content { message.content = Posthorn_V1_Reference(content) }
+        message.firstDeferredAt = self.firstDeferredAt ?? 0
+        message.delayNotified = self.isDelayNotified
+        message.parkedSince = self.parkedSince ?? 0
+        return message
+    }
+}
+
+extension Recipient {
+    fileprivate init(_ message: Posthorn_V1_Recipient) {
+        self.init(
+            mailbox: Mailbox(localPart: message.localPart, domain: Domain(normalized: message.domain)),
+            index: message.index,
+            notify: message.hasNotify ? Notify(rawValue: UInt8(truncatingIfNeeded: message.notify)) : nil,
+            originalRecipient: message.hasOriginalRecipient ? message.originalRecipient : nil
+        )
+    }
+}
+
+extension Posthorn_V1_Recipient {
+    fileprivate init(_ recipient: Recipient) {
+        self.init()
+        self.localPart = recipient.mailbox.localPart
+        self.domain = recipient.mailbox.domain.text
+        self.index = recipient.index
+        if let notify = recipient.notify { self.notify = UInt32(notify.rawValue) }
+        if let originalRecipient = recipient.originalRecipient { self.originalRecipient = originalRecipient }
+    }
+}
+
+extension Origin {
+    fileprivate init(_ message: Posthorn_V1_Origin) {
+        self.init(
+            clientAddress: message.clientAddress,
+            clientName: message.clientName,
+            authenticatedIdentity: message.hasAuthenticatedIdentity ? message.authenticatedIdentity : nil,
+            transmissionType: message.transmissionType,
+            listener: message.listener
+        )
+    }
+}
+
+extension Posthorn_V1_Origin {
+    fileprivate init(_ origin: Origin) {
+        self.init()
+        self.clientAddress = origin.clientAddress
+        self.clientName = origin.clientName
+        if let identity = origin.authenticatedIdentity { self.authenticatedIdentity = identity }
+        self.transmissionType = origin.transmissionType
+        self.listener = origin.listener
+    }
+}
+
+extension Reference {
+    fileprivate init(_ message: Posthorn_V1_Reference) {
+        self.init(
+            clusterID: ClusterID(message.clusterID),
+            position: Position(
+                partition: TopicPartition(Topic(message.topic), message.partition), offset: Offset(message.offset)),
+            messageID: message.messageID,
+            size: Int(clamping: message.size),
+            hash: [UInt8](message.hash)
+        )
+    }
+}
+
+extension Posthorn_V1_Reference {
+    fileprivate init(_ reference: Reference) {
+        self.init()
+        self.clusterID = reference.clusterID.name
+        self.topic = reference.position.partition.topic.name
+        self.partition = reference.position.partition.partition
+        self.offset = reference.position.offset.rawValue
+        self.messageID = reference.messageID
+        self.size = UInt64(clamping: reference.size)
+        self.hash = .init(reference.hash)
+    }
+}
