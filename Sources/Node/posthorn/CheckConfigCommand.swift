@@ -1,0 +1,76 @@
+import ArgumentParser
+import NodeSupport
+
+struct CheckConfigCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "check-config",
+        abstract: "Say what the configuration means, or everything that is wrong with it.",
+        discussion: "Exits with 0 when the node would start with it, and with 78 otherwise. Nothing is changed."
+    )
+
+    @OptionGroup var options: ConfigurationOption
+
+    @Flag(name: .shortAndLong, help: "Print nothing when all is well.")
+    var quiet = false
+
+    func run() throws {
+        let configuration = try self.options.load()
+        guard !self.quiet else { return }
+        print(ConfigurationSummary(configuration).text)
+    }
+}
+
+/// A configuration in a few lines, for the eyes of whoever wrote it.
+struct ConfigurationSummary {
+    let text: String
+
+    init(_ configuration: NodeConfiguration) {
+        var lines = ["\(configuration.hostname): the configuration is good."]
+        for listener in configuration.listeners {
+            let address = Endpoint(host: listener.address, port: listener.port)
+            var notes: [String] = []
+            if listener.kind == .submissions {
+                notes.append("TLS")
+            } else if listener.tls != nil {
+                notes.append(listener.requiresTLS ? "STARTTLS required" : "STARTTLS offered")
+            } else {
+                notes.append("no TLS")
+            }
+            if listener.requiresAuthentication { notes.append("authentication required") }
+            if !listener.proxyProtocolNetworks.isEmpty { notes.append("PROXY protocol") }
+            lines.append("  listens    \(listener.name) on \(address) (\(notes.joined(separator: ", ")))")
+        }
+        let networks = configuration.relay.networks.map(\.description).joined(separator: ", ")
+        lines.append("  relays     for \(networks.isEmpty ? "authenticated clients only" : networks)")
+        if !configuration.relay.domains.isEmpty {
+            let domains = configuration.relay.domains.map(ConfigurationChecks.describe).joined(separator: ", ")
+            lines.append("             for anybody to \(domains)")
+        }
+        for route in configuration.routes {
+            lines.append("  routes     \(ConfigurationChecks.describe(route.match)) → \(Self.describe(route.via))")
+        }
+        if !configuration.routes.contains(where: { $0.match == .any }) {
+            lines.append("  routes     everything\(configuration.routes.isEmpty ? "" : " else") → mail exchangers")
+        }
+        let tiers = configuration.retry.schedule.map { ConfigurationValue.describe($0) }.joined(separator: ", ")
+        lines.append("  retries    after \(tiers), for \(ConfigurationValue.describe(configuration.retry.lifetime))")
+        lines.append("  keeps      its log in \(configuration.dataDirectory)")
+        lines.append("  answers    admin requests on \(configuration.admin.address?.description ?? "no address")")
+        self.text = lines.joined(separator: "\n")
+    }
+
+    private static func describe(_ hop: NodeConfiguration.Route.NextHop) -> String {
+        switch hop {
+        case .mailExchangers:
+            "mail exchangers"
+        case .smtp(let hosts, let isImplicitTLS):
+            "\(isImplicitTLS ? "smtps" : "smtp") \(hosts.map(\.description).joined(separator: ", "))"
+        case .lmtp(let hosts):
+            "lmtp \(hosts.map(\.description).joined(separator: ", "))"
+        case .discard:
+            "discarded"
+        case .refuse(let reply):
+            "refused with \(reply.code) \(reply.enhancedStatusCode)"
+        }
+    }
+}

@@ -1,0 +1,22 @@
+import Foundation
+
+/// Exit codes by sysexits.h, which mail programs have understood since Sendmail.
+enum SystemExit {
+    static let ok: Int32 = 0
+    static let usage: Int32 = 64
+    static let dataError: Int32 = 65
+    static let noUser: Int32 = 67
+    static let noHost: Int32 = 68
+    static let unavailable: Int32 = 69
+    static let software: Int32 = 70
+    static let osError: Int32 = 71
+    static let temporaryFailure: Int32 = 75
+    static let configuration: Int32 = 78
+}
+
+/// Text for people who watch.
+enum StandardError {
+    static func write(_ line: String) {
+        FileHandle.standardError.write(Data((line + "\n").utf8))
+    }
+}
