@@ -37,7 +37,9 @@ public protocol RecordLog: Sendable {
     /// Reads forward from an offset, for views and tools: at most `recordCountMax` records, oldest first; an empty
     /// result means that the end was reached.
     func scan(
-        _ partition: TopicPartition, from offset: Offset, recordCountMax: Int
+        _ partition: TopicPartition,
+        from offset: Offset,
+        recordCountMax: Int
     ) async throws(RecordLogError) -> [StoredRecord]
 
     /// The offsets that a partition holds: the first one still there and the one the next record will get.
