@@ -1,0 +1,219 @@
+import Foundation
+import Hummingbird
+import NIOCore
+import NodeSupport
+
+/// Answers one request of the admin listener.
+struct AdminResponder: HTTPResponder {
+    typealias Context = BasicRequestContext
+
+    /// Octets of a request's body.
+    static let bodySizeMax = 16 << 10
+
+    /// A request that cannot be served, and what its sender should change.
+    struct Refusal: Error {
+        var status: HTTPResponse.Status
+        var text: String
+        var headers: HTTPFields = [:]
+    }
+
+    let metrics: MetricsRegistry
+    let readiness: Readiness
+    let queue: (any QueueAdministration)?
+    let token: [UInt8]?
+
+    func respond(to request: Request, context: Context) async throws -> Response {
+        do {
+            return try await self.route(request)
+        } catch let refusal as Refusal {
+            return try Self.json(
+                AdminAPI.Failure(error: refusal.text),
+                status: refusal.status,
+                headers: refusal.headers
+            )
+        } catch let error as QueueAdministrationError {
+            let status: HTTPResponse.Status =
+                switch error.code {
+                case .invalidRequest: .badRequest
+                case .unavailable: .serviceUnavailable
+                }
+            return try Self.json(AdminAPI.Failure(error: error.reason), status: status)
+        }
+    }
+
+    private func route(_ request: Request) async throws -> Response {
+        let path = request.uri.path.split(separator: "/")
+        switch path.first {
+        case "metrics" where path.count == 1:
+            try Self.require(.get, request)
+            return Response(
+                status: .ok,
+                headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8", .cacheControl: "no-store"],
+                body: ResponseBody(byteBuffer: ByteBuffer(string: self.metrics.exposition()))
+            )
+        case "health" where path.count == 2 && path[1] == "live":
+            try Self.require(.get, request)
+            return try Self.json(Health(live: true))
+        case "health" where path.count == 2 && path[1] == "ready":
+            try Self.require(.get, request)
+            let reasons = self.readiness.reasons
+            return try Self.json(
+                Health(ready: reasons.isEmpty, reasons: reasons),
+                status: reasons.isEmpty ? .ok : .serviceUnavailable
+            )
+        case "queue":
+            try self.authorize(request)
+            return try await self.queueRoute(Array(path.dropFirst()), request)
+        default:
+            throw Refusal(
+                status: .notFound,
+                text: "no such path; there are /metrics, /health/live, /health/ready and /queue/..."
+            )
+        }
+    }
+
+    private struct Health: Encodable {
+        var live: Bool?
+        var ready: Bool?
+        var reasons: [String: String]?
+    }
+
+    private func queueRoute(_ path: [Substring], _ request: Request) async throws -> Response {
+        guard let queue = self.queue else {
+            throw Refusal(
+                status: .notFound,
+                text: "this node has no queue; ask one that runs the delivery role"
+            )
+        }
+        if path.count == 1, let command = AdminAPI.Command(rawValue: String(path[0])) {
+            try Self.require(.post, request)
+            let predicate = try await Self.predicate(request)
+            return try Self.json(try await queue.perform(command, on: predicate))
+        }
+        switch path.first {
+        case "summary" where path.count == 1:
+            try Self.require(.get, request)
+            return try Self.json(try await queue.summary())
+        case "messages" where path.count == 1:
+            try Self.require(.get, request)
+            return try Self.json(try await queue.messages(try Self.query(request)))
+        case "messages" where path.count == 2:
+            try Self.require(.get, request)
+            let id = String(path[1])
+            guard id.utf8.count == 26, let message = try await queue.message(id) else {
+                throw Refusal(
+                    status: .notFound,
+                    text: "the queue has no such message; ids are 26 characters, as GET /queue/messages lists them"
+                )
+            }
+            return try Self.json(message)
+        default:
+            let commands = AdminAPI.Command.allCases.map(\.rawValue).joined(separator: ", ")
+            throw Refusal(
+                status: .notFound,
+                text: "no such path; there are GET /queue/summary, /queue/messages, /queue/messages/{id}, "
+                    + "and POST /queue/{command} with one of \(commands)"
+            )
+        }
+    }
+
+    private static func query(_ request: Request) throws -> QueueQuery {
+        var query = QueueQuery()
+        for (name, value) in request.uri.queryParameters {
+            switch name {
+            case "site": query.site = String(value)
+            case "domain": query.domain = value.lowercased()
+            case "sender": query.sender = value == "<>" ? "" : String(value)
+            case "limit":
+                guard let limit = Int(value), (1...QueueQuery.limitMax).contains(limit) else {
+                    throw Refusal(status: .badRequest, text: "limit must be a number from 1 to \(QueueQuery.limitMax)")
+                }
+                query.limit = limit
+            default:
+                throw Refusal(
+                    status: .badRequest,
+                    text: "unknown parameter \(name.prefix(40)); there are site, domain, sender and limit"
+                )
+            }
+        }
+        return query
+    }
+
+    private static func predicate(_ request: Request) async throws -> AdminAPI.QueuePredicate {
+        let body: ByteBuffer
+        do {
+            body = try await request.body.collect(upTo: self.bodySizeMax)
+        } catch is NIOTooManyBytesError {
+            throw Refusal(status: .contentTooLarge, text: "the body may have at most \(self.bodySizeMax) octets")
+        }
+        let predicate: AdminAPI.QueuePredicate
+        do {
+            predicate = try JSONDecoder().decode(AdminAPI.QueuePredicate.self, from: Data(body.readableBytesView))
+        } catch {
+            throw Refusal(
+                status: .badRequest,
+                text: "the body must be a JSON object with any of domain, site, sender, recipient, message (strings) "
+                    + "and all (true)"
+            )
+        }
+        guard !predicate.isEmpty else {
+            throw Refusal(
+                status: .badRequest,
+                text: "say which recipients: give domain, site, sender, recipient or message, or all: true"
+            )
+        }
+        return predicate
+    }
+
+    private static func require(_ method: HTTPRequest.Method, _ request: Request) throws {
+        guard request.method == method else {
+            throw Refusal(
+                status: .methodNotAllowed,
+                text: "use \(method.rawValue) for this path",
+                headers: [.allow: method.rawValue]
+            )
+        }
+    }
+
+    private func authorize(_ request: Request) throws {
+        guard let token = self.token else { return }
+        let challenge: HTTPFields = [.wwwAuthenticate: "Bearer realm=\"posthorn\""]
+        guard let value = request.headers[.authorization], let space = value.firstIndex(of: " "),
+            value[..<space].lowercased() == "bearer"
+        else {
+            throw Refusal(
+                status: .unauthorized,
+                text: "send the node's token as Authorization: Bearer <token>",
+                headers: challenge
+            )
+        }
+        let given = Array(value[value.index(after: space)...].utf8)
+        // In a time that does not depend on where they differ.
+        var difference: UInt8 = given.count == token.count ? 0 : 1
+        for index in 0..<min(given.count, token.count) { difference |= given[index] ^ token[index] }
+        guard difference == 0 else {
+            throw Refusal(
+                status: .unauthorized,
+                text: "the token is not the one in the node's admin token file",
+                headers: challenge
+            )
+        }
+    }
+
+    private static func json(
+        _ value: some Encodable,
+        status: HTTPResponse.Status = .ok,
+        headers: HTTPFields = [:]
+    ) throws -> Response {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        var headers = headers
+        headers[.contentType] = "application/json; charset=utf-8"
+        headers[.cacheControl] = "no-store"
+        return Response(
+            status: status,
+            headers: headers,
+            body: ResponseBody(byteBuffer: ByteBuffer(bytes: try encoder.encode(value)))
+        )
+    }
+}

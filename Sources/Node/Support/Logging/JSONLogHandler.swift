@@ -1,0 +1,111 @@
+public import Logging
+
+/// Log lines as JSON: one object per line with `time` (RFC 3339), `level`, `logger`, `message` and the metadata,
+/// nested under `metadata` values only where they are dictionaries or arrays themselves.
+///
+/// Metadata named like one of the fixed fields is written with an underscore before it.
+public struct JSONLogHandler: LogHandler {
+    public var metadata: Logger.Metadata = [:]
+    public var logLevel: Logger.Level = .info
+    public var metadataProvider: Logger.MetadataProvider?
+
+    private let label: String
+    private let output: LogOutput
+    private let clock: any NodeClock
+    private let redactsAddresses: Bool
+
+    public init(
+        label: String,
+        output: LogOutput = .standardError,
+        redactsAddresses: Bool = true,
+        clock: any NodeClock = SystemClock()
+    ) {
+        self.label = label
+        self.output = output
+        self.redactsAddresses = redactsAddresses
+        self.clock = clock
+    }
+
+    public subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { self.metadata[key] }
+        set { self.metadata[key] = newValue }
+    }
+
+    public func log(event: LogEvent) {
+        var line = LogLine()
+        line.append(literal: "{\"time\":\"")
+        line.append(rfc3339: self.clock.milliseconds)
+        line.append(literal: "\",\"level\":\"")
+        line.append(event.level.rawValue)
+        line.append(literal: "\",\"logger\":")
+        line.append(json: self.label)
+        line.append(literal: ",\"message\":")
+        line.append(json: event.message.description)
+        let metadata = LogLine.merged(self.metadata, self.metadataProvider, event, redacts: self.redactsAddresses)
+        for (key, value) in metadata {
+            line.append(literal: ",")
+            line.append(json: Self.fixedKeys.contains(key) ? "_" + key : key)
+            line.append(literal: ":")
+            line.append(json: value)
+        }
+        line.append(literal: "}\n")
+        self.output.append(line.octets)
+    }
+
+    private static let fixedKeys: Set<String> = ["time", "level", "logger", "message"]
+}
+
+/// Log lines for people: `2026-11-23T23:10:00.000Z info posthorn: Accepted message message_id=01AB... size=1234`.
+///
+/// Values with blanks or quotes in them are written as JSON strings, so that a line stays one line.
+public struct TextLogHandler: LogHandler {
+    public var metadata: Logger.Metadata = [:]
+    public var logLevel: Logger.Level = .info
+    public var metadataProvider: Logger.MetadataProvider?
+
+    private let label: String
+    private let output: LogOutput
+    private let clock: any NodeClock
+    private let redactsAddresses: Bool
+
+    public init(
+        label: String,
+        output: LogOutput = .standardError,
+        redactsAddresses: Bool = true,
+        clock: any NodeClock = SystemClock()
+    ) {
+        self.label = label
+        self.output = output
+        self.redactsAddresses = redactsAddresses
+        self.clock = clock
+    }
+
+    public subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { self.metadata[key] }
+        set { self.metadata[key] = newValue }
+    }
+
+    public func log(event: LogEvent) {
+        var line = LogLine()
+        line.append(rfc3339: self.clock.milliseconds)
+        line.append(literal: " ")
+        line.append(event.level.rawValue)
+        line.append(literal: " ")
+        line.append(self.label)
+        line.append(literal: ": ")
+        line.append(plain: event.message.description)
+        let metadata = LogLine.merged(self.metadata, self.metadataProvider, event, redacts: self.redactsAddresses)
+        for (key, value) in metadata {
+            line.append(literal: " ")
+            line.append(key)
+            line.append(literal: "=")
+            switch value {
+            case .string(let text): line.append(token: text)
+            case .stringConvertible(let value): line.append(token: value.description)
+            case .array, .dictionary: line.append(json: value)
+            }
+        }
+        line.append(literal: "\n")
+        self.output.append(line.octets)
+    }
+}
