@@ -16,7 +16,7 @@ struct Posthorn: AsyncParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            RunCommand.self, CheckConfigCommand.self,
+            RunCommand.self, CheckConfigCommand.self, SinkCommand.self,
         ]
     )
 
