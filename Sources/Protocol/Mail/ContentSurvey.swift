@@ -31,9 +31,9 @@ public struct ContentSurvey: Hashable, Sendable {
             // A line of 998 octets has its line feed at most 999 further on, after its carriage return.
             let furthest = start + Self.lineSizeMax + 1
             var position = min(furthest, content.count - 1)
+            if position == furthest, content[position - 1] != UInt8.carriageReturn { position -= 1 }
             while position >= start, content[position] != UInt8.lineFeed { position -= 1 }
             guard position >= start else { return true }
-            if position == furthest, content[position - 1] != UInt8.carriageReturn { return true }
             start = position + 1
         }
         return false

@@ -166,12 +166,17 @@ package enum HeaderText {
 }
 
 extension Mailbox {
+    /// Far more than SMTP allows (RFC 5321 §4.5.3.1.1), and little enough for a line.
+    private static let localPartSizeShown = 256
+
     /// Whether the mailbox can stand in a header field as it is: its local part is a dot-string or a quoted string
     /// without control characters, its domain of host characters (RFC 5321 §4.1.2, RFC 6531 §3.3).
     package var isWellFormed: Bool {
         guard !self.domain.text.isEmpty, self.domain.text.utf8.allSatisfy(HeaderText.isHostOctet) else { return false }
         let local = self.localPart.utf8
-        guard let first = local.first else { return false }
+        guard let first = local.first, local.count <= Self.localPartSizeShown, self.domain.text.utf8.count <= 255 else {
+            return false
+        }
         guard first == UInt8(ascii: "\"") else {
             return local.allSatisfy { $0.isAtomText || $0 == UInt8(ascii: ".") || $0 >= 0x80 }
         }
@@ -199,7 +204,8 @@ extension Mailbox {
             }
         } else {
             octets.append(UInt8(ascii: "\""))
-            for octet in self.localPart.utf8 {
+            for (index, octet) in self.localPart.utf8.enumerated() {
+                if index >= Self.localPartSizeShown, octet & 0xc0 != 0x80 { break }
                 if octet == UInt8(ascii: "\"") || octet == UInt8(ascii: "\\") { octets.append(UInt8(ascii: "\\")) }
                 octets.append(octet.isControl || (octet >= 0x80 && !allowingUTF8) ? UInt8(ascii: "?") : octet)
             }
