@@ -123,13 +123,25 @@ public struct OutboundSessionFacts: Hashable, Sendable {
     public var tlsCipher: String?
     /// The certificate was verified for the host's name.
     public var isTLSVerified: Bool
+    /// STARTTLS was offered but failed, so this connection is in the clear; opportunistic TLS only.
+    public var isTLSAvoided: Bool
+    /// Forward-paths the host takes in one transaction; 100 unless it says otherwise (RFC 5321 §4.5.3.1.8).
+    public var recipientCountMax: Int
+    /// Octets of content the host takes; `nil` when it does not say (RFC 1870).
+    public var contentSizeMax: Int?
 
-    public init(host: String, address: String, tlsVersion: String?, tlsCipher: String?, isTLSVerified: Bool) {
+    public init(
+        host: String, address: String, tlsVersion: String?, tlsCipher: String?, isTLSVerified: Bool,
+        isTLSAvoided: Bool = false, recipientCountMax: Int = 100, contentSizeMax: Int? = nil
+    ) {
         self.host = host
         self.address = address
         self.tlsVersion = tlsVersion
         self.tlsCipher = tlsCipher
         self.isTLSVerified = isTLSVerified
+        self.isTLSAvoided = isTLSAvoided
+        self.recipientCountMax = recipientCountMax
+        self.contentSizeMax = contentSizeMax
     }
 }
 
