@@ -16,7 +16,7 @@ struct Posthorn: AsyncParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            RunCommand.self, CheckConfigCommand.self, SinkCommand.self,
+            RunCommand.self, CheckConfigCommand.self, QueueCommand.self, CredentialsCommand.self, SinkCommand.self,
         ]
     )
 
