@@ -159,6 +159,11 @@ package struct LocalGroups: Sendable {
         return id
     }
 
+    /// Whether a member reads this partition.
+    package func isOwned(_ partition: TopicPartition) -> Bool {
+        self.groups.values.contains { $0.owners[partition] != nil }
+    }
+
     /// The first half of leaving: no more events and no new steps.
     ///
     /// - Returns: whether no step is in flight, so that ``leave(_:)`` can follow at once.

@@ -1,5 +1,3 @@
-public import NIOCore
-
 /// The record log: what a node appends to, reads from and makes progress on (DESIGN §3).
 ///
 /// Three implementations, one contract, one conformance suite: in memory (tests and simulation), embedded (one

@@ -1,0 +1,405 @@
+import ClusterLog
+import Dispatch
+import Logging
+import NIOCore
+import Synchronization
+
+/// The one thread that writes: everything queued becomes one transaction, one fsync, then one round of completions.
+///
+/// A class used by its own thread only.
+final class LogWriter {
+    private struct Outcome {
+        var item: WriteItem
+        var result: Result<[Position], RecordLogError>
+    }
+
+    private let core: LogCore
+    private var segment: ActiveSegment?
+    private var partitions: [PartitionKey: Snapshot.PartitionState]
+    private var writtenTopicCount = 0
+    private var topics: [Topic] = []
+
+    init(core: LogCore, segment: ActiveSegment, snapshot: Snapshot) {
+        self.core = core
+        self.segment = segment
+        self.partitions = snapshot.partitions
+        self.writtenTopicCount = snapshot.topics.count
+        self.topics = snapshot.topics
+    }
+
+    func run() {
+        while let items = self.take() {
+            do {
+                try self.process(items)
+            } catch {
+                self.core.abandon(error)
+            }
+        }
+        self.close()
+    }
+
+    /// Waits for work; `nil` when there will be none.
+    private func take() -> [WriteItem]? {
+        while true {
+            let (items, isStopping) = self.core.state.withLock { state -> ([WriteItem], Bool) in
+                state.isWriterIdle = false
+                if state.queue.isEmpty {
+                    state.isWriterIdle = !state.isStopping
+                    return ([], state.isStopping)
+                }
+                var count = 0
+                var size = 0
+                while count < state.queue.count, size < self.core.configuration.commitSizeMax {
+                    size += state.queue[count].size
+                    count += 1
+                }
+                let items = Array(state.queue.prefix(count))
+                state.queue.removeFirst(count)
+                self.topics = state.topics
+                return (items, false)
+            }
+            if !items.isEmpty { return items }
+            if isStopping { return nil }
+            self.core.writerSemaphore.wait()
+        }
+    }
+
+    private func process(_ items: [WriteItem]) throws {
+        if self.core.state.withLock({ $0.isAbandoned }) {
+            self.publish(items.map { Outcome(item: $0, result: .failure(Self.stopped)) })
+            return
+        }
+        do {
+            self.publish(try self.commit(items))
+        } catch let crash as FaultPlan.Crash {
+            self.publish(items.map { Outcome(item: $0, result: .failure(Self.stopped)) })
+            throw crash
+        } catch {
+            self.recover(from: error)
+            self.publish(try self.commitOneByOne(items, after: error))
+        }
+        let isRolling = items.contains { item in
+            if case .roll = item.kind { return true }
+            return false
+        }
+        let isFull = self.core.state.withLock { $0.activeSize >= self.core.configuration.segmentSize }
+        if isRolling || isFull { try self.roll() }
+    }
+
+    // MARK: Transactions
+
+    private func commit(_ items: [WriteItem]) throws -> [Outcome] {
+        let segment = try self.open()
+        var partitions = self.partitions
+        var outcomes: [Outcome] = []
+        outcomes.reserveCapacity(items.count)
+        let now = WallClock.milliseconds
+        var isEmpty = true
+        for item in items {
+            if isEmpty, Self.writes(item) {
+                try segment.begin()
+                isEmpty = false
+                try self.writeTopics(segment)
+            }
+            outcomes.append(
+                Outcome(item: item, result: try self.write(item, to: segment, at: now, &partitions))
+            )
+        }
+        if !isEmpty {
+            try self.core.configuration.faults.reach(.beforeCommit)
+            try segment.commit()
+            try self.core.configuration.faults.reach(.afterCommit)
+        }
+        self.partitions = partitions
+        self.writtenTopicCount = max(self.writtenTopicCount, self.topics.count)
+        return outcomes
+    }
+
+    private static func writes(_ item: WriteItem) -> Bool {
+        switch item.kind {
+        case .append: !item.records.isEmpty
+        case .step(_, _, let progress): !item.records.isEmpty || !progress.isEmpty
+        case .starts, .release: true
+        case .refused, .roll: false
+        }
+    }
+
+    private func writeTopics(_ segment: ActiveSegment) throws {
+        guard self.writtenTopicCount < self.topics.count else { return }
+        for id in self.writtenTopicCount..<self.topics.count {
+            try segment.insert(self.topics[id], id: Int64(id))
+        }
+    }
+
+    private func write(
+        _ item: WriteItem,
+        to segment: ActiveSegment,
+        at now: Int64,
+        _ partitions: inout [PartitionKey: Snapshot.PartitionState]
+    ) throws -> Result<[Position], RecordLogError> {
+        switch item.kind {
+        case .refused(let error): return .failure(error)
+        case .roll: return .success([])
+        case .release(let released):
+            for (key, offset) in released {
+                try segment.release(offset..<(offset + 1), key: key)
+            }
+            return .success([])
+        case .starts(let starts):
+            for start in starts {
+                guard let key = self.key(of: start.partition) else { continue }
+                try segment.set(Progress(watermark: start.offset), of: start.group, key: key, isStepped: false)
+            }
+            return .success([])
+        case .step(_, let group, let progress):
+            for (partition, progress) in progress {
+                guard let key = self.key(of: partition) else { continue }
+                try segment.set(progress, of: group, key: key, isStepped: true)
+            }
+        case .append: break
+        }
+        var positions: [Position] = []
+        positions.reserveCapacity(item.records.count)
+        for (record, key) in zip(item.records, item.keys) {
+            let last = partitions[key] ?? Snapshot.PartitionState(next: 0, timestamp: 0)
+            let timestamp = max(now, last.timestamp)
+            try segment.insert(record, key: key, offset: last.next, timestamp: timestamp)
+            partitions[key] = Snapshot.PartitionState(next: last.next + 1, timestamp: timestamp)
+            positions.append(
+                Position(
+                    partition: TopicPartition(record.topic, Int32(truncatingIfNeeded: key & 0xffff)),
+                    offset: Offset(last.next)
+                )
+            )
+        }
+        return .success(positions)
+    }
+
+    private func key(of partition: TopicPartition) -> PartitionKey? {
+        self.topics.firstIndex(of: partition.topic).map { PartitionKey($0) << 16 | PartitionKey(partition.partition) }
+    }
+
+    /// After a failed transaction: each item on its own, so that what one cannot do does not fail the others.
+    private func commitOneByOne(_ items: [WriteItem], after error: any Error) throws -> [Outcome] {
+        guard items.count > 1 else {
+            return items.map { Outcome(item: $0, result: .failure(self.failure(error))) }
+        }
+        var lastError = error
+        var failureCount = 0
+        for (index, item) in items.enumerated() {
+            // When the disk is gone, not every item waits for it to say so again.
+            if failureCount >= 3 {
+                return items[index...].map { Outcome(item: $0, result: .failure(self.failure(lastError))) }
+            }
+            do {
+                self.publish(try self.commit([item]))
+                failureCount = 0
+            } catch let crash as FaultPlan.Crash {
+                self.publish(items[index...].map { Outcome(item: $0, result: .failure(Self.stopped)) })
+                throw crash
+            } catch {
+                failureCount += 1
+                lastError = error
+                self.recover(from: error)
+                self.publish([Outcome(item: item, result: .failure(self.failure(error)))])
+            }
+        }
+        return []
+    }
+
+    private static let stopped = RecordLogError(
+        .notDurable,
+        isRetriable: true,
+        reason: "The log stopped; whether this was written is not known."
+    )
+
+    private func failure(_ error: any Error) -> RecordLogError {
+        guard let error = error as? SQLiteError else {
+            return RecordLogError(.notDurable, isRetriable: true, reason: "\(error)")
+        }
+        switch error.primaryCode {
+        case 13: return RecordLogError(.noSpace, isRetriable: true, reason: error.description)
+        case 18: return RecordLogError(.recordTooLarge, isRetriable: false, reason: error.description)
+        default: return RecordLogError(.notDurable, isRetriable: true, reason: error.description)
+        }
+    }
+
+    /// Rolls back; after anything but a full disk the connection is not trusted any more.
+    private func recover(from error: any Error) {
+        self.core.logger.error("The log could not write", metadata: ["error": "\(error)"])
+        self.segment?.rollback()
+        let primaryCode = (error as? SQLiteError)?.primaryCode
+        if primaryCode == 13 {
+            self.core.state.withLock { state in
+                state.lastFailure = "The disk is full."
+                state.updateCondition(self.core.configuration)
+            }
+        } else {
+            do {
+                try self.segment?.close()
+            } catch {
+                self.core.logger.error("The log could not close a segment", metadata: ["error": "\(error)"])
+            }
+            self.segment = nil
+        }
+    }
+
+    private func open() throws -> ActiveSegment {
+        if let segment = self.segment { return segment }
+        let (number, path) = self.core.state.withLock { ($0.activeNumber, $0.activePath) }
+        let segment = try ActiveSegment(number: number, path: path)
+        self.segment = segment
+        return segment
+    }
+
+    // MARK: Telling
+
+    private func publish(_ outcomes: [Outcome]) {
+        let size = LogDirectory.size(of: self.core.activePath.withLock { $0 })
+        let (wakeups, left) = self.core.state.withLock { state in
+            var touched: [PartitionKey: TopicPartition] = [:]
+            var left: [CheckedContinuation<Void, Never>] = []
+            for outcome in outcomes {
+                state.queueSize -= outcome.item.size
+                if case .success(let positions) = outcome.result {
+                    self.publish(outcome.item, positions, &state, &touched)
+                }
+                if case .step(let member, _, let progress) = outcome.item.kind {
+                    var isCommitted = false
+                    if case .success = outcome.result { isCommitted = true }
+                    state.groups.endStep(member, progress, isCommitted: isCommitted)
+                    if state.groups.stepsInFlight(member) == 0, let waiter = state.leaving.removeValue(forKey: member) {
+                        left.append(waiter)
+                    }
+                }
+            }
+            for (key, partition) in touched {
+                guard let range = state.activeRanges[key] else { continue }
+                let start = state.groups.bounds(partition)
+                let first = start.isEmpty ? Offset(range.first) : start.lowerBound
+                state.groups.setBounds(partition, first..<Offset(range.end))
+            }
+            state.activeSize = size
+            state.updateCondition(self.core.configuration)
+            return (state.takeWakeups(), left)
+        }
+        for outcome in outcomes {
+            outcome.item.completion?(outcome.result)
+        }
+        for waiter in wakeups + left {
+            waiter.resume()
+        }
+    }
+
+    private func publish(
+        _ item: WriteItem,
+        _ positions: [Position],
+        _ state: inout LogState,
+        _ touched: inout [PartitionKey: TopicPartition]
+    ) {
+        for (index, position) in positions.enumerated() {
+            let key = item.keys[index]
+            let offset = position.offset.rawValue
+            let timestamp = self.partitions[key]?.timestamp ?? 0
+            var range =
+                state.activeRanges[key]
+                ?? PartitionRange(first: offset, end: offset, count: 0, timestamp: timestamp)
+            range.end = offset + 1
+            range.count += 1
+            range.timestamp = timestamp
+            state.activeRanges[key] = range
+            touched[key] = position.partition
+            guard state.groups.isOwned(position.partition) else { continue }
+            let record = item.records[index]
+            state.cache.append(
+                StoredRecord(
+                    position: position,
+                    timestamp: timestamp,
+                    key: record.key,
+                    headers: record.headers,
+                    value: record.value
+                ),
+                to: key
+            )
+        }
+    }
+
+    // MARK: Segments
+
+    /// Starts a new segment with a snapshot of everything that must be known, and seals the old one.
+    private func roll() throws {
+        let core = self.core
+        let (snapshot, old) = core.state.withLock { state in
+            state.isRollRequested = false
+            var snapshot = Snapshot()
+            snapshot.topics = state.topics
+            snapshot.partitions = self.partitions
+            snapshot.progress = state.groups.allProgress()
+                .compactMap { entry in
+                    state.existingKey(of: entry.partition).map { (entry.group, $0, entry.progress, entry.isStepped) }
+                }
+            snapshot.released = state.released
+            snapshot.sealed = state.sealed.filter { $0.name.generation == 0 }.map { ($0.name, $0.file.ranges) }
+            snapshot.sealed.append((SegmentName(number: state.activeNumber), state.activeRanges))
+            return (snapshot, (number: state.activeNumber, path: state.activePath))
+        }
+        let number = old.number + 1
+        let path = core.directory.file(SegmentName(number: number).file)
+        do {
+            // A leftover of an attempt that failed.
+            core.directory.remove(path)
+            let keeper = try Keeper(path: old.path)
+            let next = try ActiveSegment.create(
+                number: number,
+                path: path,
+                snapshot: snapshot,
+                faults: core.configuration.faults
+            )
+            try core.directory.sync()
+            try core.configuration.faults.reach(.rollAfterSnapshot)
+            try self.segment?.close()
+            self.segment = next
+            self.writtenTopicCount = snapshot.topics.count
+            let size = LogDirectory.size(of: old.path)
+            core.activePath.withLock { $0 = path }
+            core.state.withLock { state in
+                let file = RecordFile(path: old.path, ranges: state.activeRanges, size: size)
+                state.sealed.append(
+                    SealedSegment(
+                        name: SegmentName(number: old.number),
+                        file: file,
+                        sealedAt: .now,
+                        isCheckpointed: false,
+                        keeper: keeper
+                    )
+                )
+                state.activeNumber = number
+                state.activePath = path
+                state.activeRanges = [:]
+                state.activeSize = LogDirectory.size(of: path)
+                state.activeSince = .now
+                state.fileEpoch += 1
+            }
+            core.maintenance.submit { $0.pass() }
+        } catch let crash as FaultPlan.Crash {
+            throw crash
+        } catch {
+            // The old segment goes on; the next commit tries again.
+            core.directory.remove(path)
+            core.logger.error("The log could not start a segment", metadata: ["error": "\(error)"])
+        }
+    }
+
+    /// Closes without a checkpoint: the next start replays the WAL.
+    private func close() {
+        let path = self.core.state.withLock { $0.activePath }
+        do {
+            let keeper = try Keeper(path: path)
+            try self.segment?.close()
+            withExtendedLifetime(keeper) {}
+        } catch {
+            self.core.logger.error("The log could not close a segment", metadata: ["error": "\(error)"])
+        }
+        self.segment = nil
+    }
+}
