@@ -8,8 +8,12 @@ package struct HeaderFieldWriter {
     package private(set) var octets: [UInt8]
     private var lineStart: Int
     private var isAtNameEnd = false
+    private var isAfterFold = false
+    private let foldOctet: UInt8
 
-    package init(capacity: Int = 512) {
+    /// - Parameter foldOctet: what starts a continuation line: a space unfolds to what was written.
+    package init(capacity: Int = 512, foldOctet: UInt8 = UInt8.space) {
+        self.foldOctet = foldOctet
         self.octets = []
         self.octets.reserveCapacity(capacity)
         self.lineStart = 0
@@ -31,8 +35,9 @@ package struct HeaderFieldWriter {
     package mutating func fold() {
         self.octets.appendLineEnding()
         self.lineStart = self.octets.count
-        self.octets.append(UInt8.tab)
+        self.octets.append(self.foldOctet)
         self.isAtNameEnd = true
+        self.isAfterFold = true
     }
 
     /// Appends what `write` writes, after a blank, or after a fold if it does not fit on the line.
@@ -40,8 +45,7 @@ package struct HeaderFieldWriter {
     /// `write` must write no line ending; ``HeaderText`` and literals do not. More than 900 octets are cut.
     package mutating func token(_ write: (inout [UInt8]) -> Void) {
         let separator = self.octets.count
-        let isFirst = self.isAtNameEnd && self.octets.last == UInt8.tab
-        if !isFirst { self.octets.append(UInt8.space) }
+        if !self.isAfterFold { self.octets.append(UInt8.space) }
         let start = self.octets.count
         write(&self.octets)
         if self.octets.count - start > 900 {
@@ -51,10 +55,11 @@ package struct HeaderFieldWriter {
             self.octets.removeSubrange(cut...)
         }
         if self.octets.count - self.lineStart > Self.lineSizePreferred, !self.isAtNameEnd {
-            self.octets.replaceSubrange(separator..<start, with: [0x0d, 0x0a, 0x09])
+            self.octets.replaceSubrange(separator..<start, with: [0x0d, 0x0a, self.foldOctet])
             self.lineStart = separator + 2
         }
         self.isAtNameEnd = false
+        self.isAfterFold = false
     }
 
     package mutating func token(_ text: StaticString) {

@@ -70,7 +70,7 @@ public struct ReceivedField: Hashable, Sendable {
 
     /// The field with its line ending, folded within 78 octets wherever its words allow.
     public var octets: [UInt8] {
-        var writer = HeaderFieldWriter(capacity: 512)
+        var writer = HeaderFieldWriter(capacity: 512, foldOctet: UInt8.tab)
         writer.begin("Received")
         writer.token("from")
         writer.token { HeaderText.append(host: self.clientName, to: &$0) }

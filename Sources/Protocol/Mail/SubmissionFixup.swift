@@ -109,17 +109,26 @@ public struct SubmissionFixup: Hashable, Sendable {
 }
 
 extension [UInt8] {
-    /// `id-left "@" id-right` (RFC 5322 §3.6.4) from any text.
-    package mutating func append(messageIDText text: String, max: Int = 250) {
+    /// Appends `dot-atom-text "@" dot-atom-text` (RFC 5322 §3.6.4) made from any text: what fits no atom becomes `_`.
+    package mutating func append(messageIDText text: String) {
+        let octets = Array(text.utf8)
+        let separator = octets.lastIndex(of: UInt8(ascii: "@")) ?? octets.endIndex
+        self.append(dotAtom: octets[..<separator].prefix(150))
+        self.append(UInt8(ascii: "@"))
+        self.append(dotAtom: octets[separator...].dropFirst().prefix(255))
+    }
+
+    private mutating func append(dotAtom octets: ArraySlice<UInt8>) {
         let start = self.count
-        for octet in text.utf8 {
-            guard self.count - start < max else { break }
-            switch octet {
-            case UInt8(ascii: "@"), UInt8(ascii: "."), UInt8(ascii: "["), UInt8(ascii: "]"), UInt8(ascii: ":"):
-                self.append(octet)
-            default:
+        for octet in octets {
+            if octet == UInt8(ascii: ".") {
+                // No dot at either end and no two in a row.
+                if self.count > start, self.last != octet { self.append(octet) }
+            } else {
                 self.append(octet.isAtomText ? octet : UInt8(ascii: "_"))
             }
         }
+        if self.count > start, self.last == UInt8(ascii: ".") { self.removeLast() }
+        if self.count == start { self.append(literal: "unknown") }
     }
 }

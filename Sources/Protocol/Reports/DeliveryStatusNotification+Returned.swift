@@ -69,9 +69,14 @@ extension DeliveryStatusNotification {
             let close = value[open...].firstIndex(of: UInt8(ascii: ">"))
         else { return nil }
         let text = value[open...close]
-        let inside = text.dropFirst().dropLast()
-        guard !inside.isEmpty, inside.count <= 250,
-            inside.allSatisfy({ $0 > 0x20 && $0 < 0x7f && $0 != UInt8(ascii: "<") && $0 != UInt8(ascii: "(") })
+        let sides = text.dropFirst().dropLast().split(separator: UInt8(ascii: "@"), omittingEmptySubsequences: false)
+        guard text.count <= 250, sides.count == 2,
+            sides.allSatisfy({ side in
+                side.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
+                    .allSatisfy { atom in
+                        !atom.isEmpty && atom.allSatisfy(\.isAtomText)
+                    }
+            })
         else { return nil }
         return Array(text)
     }
