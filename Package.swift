@@ -21,7 +21,7 @@ let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
-let collections = Target.Dependency.product(name: "Collections", package: "swift-collections")
+let collections = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
 let grdbSQLite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
@@ -65,13 +65,15 @@ let package = Package(
 
         // Cluster: what nodes share.
         library("ClusterLog", "Cluster/Log", [nioCore, collections, "Digests"]),
-        library("Records", "Cluster/Records", ["Mail", "ClusterLog", nioCore, protobuf]),
+        .target(
+            name: "Records", dependencies: ["Mail", "ClusterLog", nioCore, protobuf], path: "Sources/Cluster/Records",
+            exclude: ["envelope.proto"], swiftSettings: settings),
         library("EmbeddedLog", "Cluster/EmbeddedLog", ["ClusterLog", nioCore, logging, grdb, grdbSQLite]),
 
         // Node: what a node does.
         .systemLibrary(
-            name: "CUnbound", path: "Sources/Node/CUnbound", pkgConfig: "libunbound",
-            providers: [.apt(["libunbound-dev"])]),
+            // No pkgConfig: Debian's file requires libevent's, which is not needed to link.
+            name: "CUnbound", path: "Sources/Node/CUnbound", providers: [.apt(["libunbound-dev"])]),
         library("NodeSupport", "Node/Support", [nioCore, nioConcurrency, logging, histogram]),
         library("Resolver", "Node/Resolver", ["DNS", "Mail", "NodeSupport", "CUnbound", nioCore, logging]),
         library(

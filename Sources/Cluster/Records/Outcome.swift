@@ -195,7 +195,8 @@ extension Recipient {
     /// Whether the sender is to be told of this outcome (RFC 3461 §4.1); the null reverse-path is the caller's check.
     ///
     /// Without NOTIFY failures are reported; a success is reported only when asked for, and only when the next relay
-    /// did not take over reporting it.
+    /// did not take over reporting it. Delays are reported unless NOTIFY leaves them out, once
+    /// the configured time has passed, which is the caller's check.
     public func wantsNotification(of kind: Outcome.Kind, isDSNPassedOn: Bool) -> Bool {
         switch kind {
         case .bounced, .expired:
@@ -203,7 +204,7 @@ extension Recipient {
         case .delivered:
             !isDSNPassedOn && (self.notify.map { $0.contains(.success) } ?? false)
         case .deferred:
-            self.notify.map { $0.contains(.delay) } ?? false
+            self.notify.map { $0.contains(.delay) && !$0.contains(.never) } ?? true
         case .suppressed, .removed, .held:
             false
         }

@@ -1,4 +1,5 @@
 public import ClusterLog
+import FoundationEssentials
 public import Mail
 public import NIOCore
 import SwiftProtobuf
@@ -25,10 +26,12 @@ public struct QueueEntry: Hashable, Sendable {
     public var isDelayNotified: Bool
     /// When the outage began that the record is parked behind, milliseconds since 1970.
     public var parkedSince: Int64?
+    /// Other records reference the same content, so that the end of this one does not release it.
+    public var isContentShared: Bool
 
     public init(
         envelope: Envelope, attemptCount: UInt32 = 0, content: Reference? = nil, firstDeferredAt: Int64? = nil,
-        isDelayNotified: Bool = false, parkedSince: Int64? = nil
+        isDelayNotified: Bool = false, parkedSince: Int64? = nil, isContentShared: Bool = false
     ) {
         self.envelope = envelope
         self.attemptCount = attemptCount
@@ -36,6 +39,7 @@ public struct QueueEntry: Hashable, Sendable {
         self.firstDeferredAt = firstDeferredAt
         self.isDelayNotified = isDelayNotified
         self.parkedSince = parkedSince
+        self.isContentShared = isContentShared
     }
 
     /// The record that carries this entry.
@@ -73,7 +77,7 @@ public struct QueueEntry: Hashable, Sendable {
     public init(decoding header: ByteBuffer) throws(RecordLogError) {
         let message: Posthorn_V1_Envelope
         do {
-            message = try header.withUnsafeReadableBytes { try Posthorn_V1_Envelope(serializedBytes: $0) }
+            message = try Posthorn_V1_Envelope(serializedBytes: Array(buffer: header))
         } catch {
             throw RecordLogError(.corruptRecord, isRetriable: false, reason: "the envelope cannot be decoded: \(error)")
         }
@@ -113,7 +117,8 @@ extension QueueEntry {
             content: message.hasContent ? Reference(message.content) : nil,
             firstDeferredAt: message.firstDeferredAt == 0 ? nil : message.firstDeferredAt,
             isDelayNotified: message.delayNotified,
-            parkedSince: message.parkedSince == 0 ? nil : message.parkedSince
+            parkedSince: message.parkedSince == 0 ? nil : message.parkedSince,
+            isContentShared: message.contentShared
         )
     }
 
@@ -139,6 +144,7 @@ extension QueueEntry {
         message.firstDeferredAt = self.firstDeferredAt ?? 0
         message.delayNotified = self.isDelayNotified
         message.parkedSince = self.parkedSince ?? 0
+        message.contentShared = self.isContentShared
         return message
     }
 }
@@ -196,7 +202,7 @@ extension Reference {
                 partition: TopicPartition(Topic(message.topic), message.partition), offset: Offset(message.offset)),
             messageID: message.messageID,
             size: Int(clamping: message.size),
-            hash: [UInt8](message.hash)
+            hash: message.hash.map { $0 }
         )
     }
 }
@@ -210,6 +216,6 @@ extension Posthorn_V1_Reference {
         self.offset = reference.position.offset.rawValue
         self.messageID = reference.messageID
         self.size = UInt64(clamping: reference.size)
-        self.hash = .init(reference.hash)
+        self.hash = Data(reference.hash)
     }
 }

@@ -1,4 +1,3 @@
-public import DNS
 public import Mail
 public import NIOCore
 public import SMTP

@@ -147,6 +147,12 @@ nonisolated struct Posthorn_V1_Envelope: @unchecked Sendable {
     set {_uniqueStorage()._parkedSince = newValue}
   }
 
+  /// Other records reference the same content: it is not released with this one.
+  var contentShared: Bool {
+    get {_storage._contentShared}
+    set {_uniqueStorage()._contentShared = newValue}
+  }
+
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
   init() {}
@@ -251,7 +257,7 @@ fileprivate nonisolated let _protobuf_package = "posthorn.v1"
 
 nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".Envelope"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{3}message_id_high\0\u{3}message_id_low\0\u{3}reverse_local_part\0\u{3}reverse_domain\0\u{1}recipients\0\u{3}body_type\0\u{1}internationalized\0\u{3}return_content\0\u{3}envelope_id\0\u{3}accepted_at\0\u{3}content_size\0\u{1}origin\0\u{3}attempt_count\0\u{1}content\0\u{3}first_deferred_at\0\u{3}delay_notified\0\u{3}parked_since\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{3}message_id_high\0\u{3}message_id_low\0\u{3}reverse_local_part\0\u{3}reverse_domain\0\u{1}recipients\0\u{3}body_type\0\u{1}internationalized\0\u{3}return_content\0\u{3}envelope_id\0\u{3}accepted_at\0\u{3}content_size\0\u{1}origin\0\u{3}attempt_count\0\u{1}content\0\u{3}first_deferred_at\0\u{3}delay_notified\0\u{3}parked_since\0\u{3}content_shared\0")
 
   fileprivate class _StorageClass {
     var _version: UInt32 = 0
@@ -272,6 +278,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
     var _firstDeferredAt: Int64 = 0
     var _delayNotified: Bool = false
     var _parkedSince: Int64 = 0
+    var _contentShared: Bool = false
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -300,6 +307,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
       _firstDeferredAt = source._firstDeferredAt
       _delayNotified = source._delayNotified
       _parkedSince = source._parkedSince
+      _contentShared = source._contentShared
     }
   }
 
@@ -336,6 +344,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
         case 16: try { try decoder.decodeSingularInt64Field(value: &_storage._firstDeferredAt) }()
         case 17: try { try decoder.decodeSingularBoolField(value: &_storage._delayNotified) }()
         case 18: try { try decoder.decodeSingularInt64Field(value: &_storage._parkedSince) }()
+        case 19: try { try decoder.decodeSingularBoolField(value: &_storage._contentShared) }()
         default: break
         }
       }
@@ -402,6 +411,9 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
       if _storage._parkedSince != 0 {
         try visitor.visitSingularInt64Field(value: _storage._parkedSince, fieldNumber: 18)
       }
+      if _storage._contentShared != false {
+        try visitor.visitSingularBoolField(value: _storage._contentShared, fieldNumber: 19)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -429,6 +441,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
         if _storage._firstDeferredAt != rhs_storage._firstDeferredAt {return false}
         if _storage._delayNotified != rhs_storage._delayNotified {return false}
         if _storage._parkedSince != rhs_storage._parkedSince {return false}
+        if _storage._contentShared != rhs_storage._contentShared {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -1,0 +1,270 @@
+import ClusterLog
+import Digests
+import Mail
+import NIOCore
+import Records
+import SMTP
+
+/// What is final for one recipient, on its way into an outcome.
+struct Conclusion: Sendable {
+    var recipient: Recipient
+    var kind: Outcome.Kind
+    var result: RecipientResult
+    var connection: OutboundSessionFacts?
+    var duration: Int64?
+    var isInDoubt = false
+}
+
+extension DeliveryCore {
+    func expiry(_ entry: QueueEntry) -> Int64 {
+        self.configuration.retry.expiry(
+            acceptedAt: entry.envelope.acceptedAt, isNotification: entry.envelope.reversePath == nil)
+    }
+
+    // MARK: Decisions
+
+    /// An attempt is over: each recipient is delivered, bounced, expired, or tried again.
+    mutating func decide(
+        _ jobID: UInt64, _ results: [RecipientResult], connection: OutboundSessionFacts?, duration: Int64?,
+        isInDoubt: Bool, now: Int64
+    ) {
+        guard let job = self.jobs[jobID] else { return }
+        precondition(results.count == job.entry.envelope.recipients.count, "A recipient has no result.")
+        self.jobs[jobID]?.entry.attemptCount += 1
+        let attempt = job.entry.attemptCount + 1
+        let expiry = self.expiry(job.entry)
+        let canRetry = self.configuration.retry.tier(afterAttempt: attempt, now: now, expiry: expiry) != nil
+        var final: [Conclusion] = []
+        var retrying: [Conclusion] = []
+        for (recipient, result) in zip(job.entry.envelope.recipients, results) {
+            var conclusion = Conclusion(
+                recipient: recipient, kind: .delivered, result: result, connection: connection, duration: duration,
+                isInDoubt: isInDoubt)
+            if case .failed(let failure) = result {
+                conclusion.kind = failure.isPermanent ? .bounced : canRetry ? .deferred : .expired
+                if let number = job.site { self.sites[number]?.lastFailure = failure.text }
+            }
+            if conclusion.kind.isFinal { final.append(conclusion) } else { retrying.append(conclusion) }
+        }
+        self.conclude(jobID, final, retrying: retrying, now: now)
+    }
+
+    /// Writes what was decided. Reads the content first when a notification has to return a part of it.
+    mutating func conclude(_ jobID: UInt64, _ final: [Conclusion], retrying: [Conclusion], now: Int64) {
+        guard let job = self.jobs[jobID] else { return }
+        if job.content == nil, retrying.isEmpty, job.entry.content != nil,
+            final.contains(where: { self.wantsNotification($0, job.entry) })
+        {
+            self.read(jobID, then: .conclude(final))
+            return
+        }
+        var outputs: [Record] = []
+        for conclusion in final {
+            outputs.append(self.outcome(conclusion, job, nextDueAt: nil, now: now))
+        }
+        guard !retrying.isEmpty else {
+            self.finish(job, outputs: outputs, isFinal: true)
+            return
+        }
+        self.retry(job, retrying, outputs: outputs, now: now)
+    }
+
+    private mutating func retry(_ job: Job, _ retrying: [Conclusion], outputs: [Record], now: Int64) {
+        let expiry = self.expiry(job.entry)
+        guard
+            let delay = self.configuration.retry.tier(
+                afterAttempt: job.entry.attemptCount, now: now, expiry: expiry)
+        else { preconditionFailure("A retry was decided without life left.") }
+        var outputs = outputs
+        var entry = job.entry
+        entry.envelope.recipients = retrying.map(\.recipient)
+        entry.firstDeferredAt = entry.firstDeferredAt ?? now
+        entry.parkedSince = nil
+        let age = now - entry.envelope.acceptedAt
+        let isLate = self.configuration.retry.delayNotificationAfter.map { age >= $0 } ?? false
+        let notifies = isLate && !entry.isDelayNotified && entry.envelope.reversePath != nil && job.content != nil
+        entry.isDelayNotified = entry.isDelayNotified || notifies
+        for conclusion in retrying {
+            outputs.append(self.outcome(conclusion, job, nextDueAt: now + delay, notifiesDelay: notifies, now: now))
+        }
+        self.republish(job, entry, delay: delay, outputs: outputs)
+    }
+
+    /// The job waits without an attempt.
+    mutating func park(_ jobID: UInt64, wait: Int64, outageSince: Int64?, now: Int64) {
+        guard let job = self.jobs[jobID] else { return }
+        var entry = job.entry
+        let since = entry.parkedSince ?? outageSince ?? now
+        entry.parkedSince = since
+        entry.firstDeferredAt = entry.firstDeferredAt ?? now
+        let delay = self.configuration.retry.tier(
+            parkedFor: wait, outageAge: now - since, now: now, expiry: self.expiry(entry))
+        guard let delay else { return }
+        self.act(.parked(site: self.siteName(job), delay: delay))
+        self.republish(job, entry, delay: delay, outputs: [])
+    }
+
+    /// Puts the job's recipients into a tier. Content that is still in its first record is copied to
+    /// `posthorn.content` before, once (DESIGN §2).
+    private mutating func republish(_ job: Job, _ entry: QueueEntry, delay: Int64, outputs: [Record]) {
+        let topic = Topic.deferred(milliseconds: delay)
+        let key = self.siteName(job)
+        if entry.content != nil {
+            var outputs = outputs
+            self.publish(entry, topic: topic, key: key, content: ByteBuffer(), to: &outputs)
+            self.finish(job, outputs: outputs, isFinal: false)
+            return
+        }
+        self.jobs[job.id]?.stage = .appending
+        self.jobs[job.id]?.staged = Staged(outputs: outputs, entries: [(topic, key, entry)])
+        if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
+    }
+
+    func siteName(_ job: Job) -> String {
+        job.site.flatMap { self.sites[$0]?.plan.id } ?? job.entry.envelope.recipients.first?.mailbox.domain.text ?? ""
+    }
+
+    /// The record that holds the content of a job alone.
+    func contentRecord(_ jobID: UInt64) -> Record? {
+        guard let job = self.jobs[jobID], let content = job.content else { return nil }
+        let messageID = job.entry.envelope.messageID.description
+        return Record(
+            topic: .content, key: messageID,
+            headers: [RecordHeader(Reference.messageIDHeader, ByteBuffer(string: messageID))], value: content)
+    }
+
+    // MARK: Fan-out
+
+    /// A message for several domains becomes one record per domain, in one step. Returns whether it did.
+    ///
+    /// Small content is copied into each; large content is put into `posthorn.content` once and referenced.
+    mutating func fanOut(_ job: inout Job) -> Bool {
+        let recipients = job.entry.envelope.recipients
+        guard let first = recipients.first?.mailbox.domain, recipients.contains(where: { $0.mailbox.domain != first })
+        else { return false }
+        var order: [Domain] = []
+        var groups: [Domain: [Recipient]] = [:]
+        for recipient in recipients {
+            if groups[recipient.mailbox.domain] == nil { order.append(recipient.mailbox.domain) }
+            groups[recipient.mailbox.domain, default: []].append(recipient)
+        }
+        let entries = order.map { domain -> (topic: Topic, key: String, entry: QueueEntry) in
+            var entry = job.entry
+            entry.envelope.recipients = groups[domain] ?? []
+            return (.accepted, domain.text, entry)
+        }
+        let size = job.content?.readableBytes ?? 0
+        if let content = job.content, size * entries.count > self.configuration.fanOutCopySizeMax, size > 0 {
+            job.stage = .appending
+            job.staged = Staged(outputs: [], entries: entries)
+            self.jobs[job.id] = job
+            if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
+            _ = content
+            return true
+        }
+        var outputs: [Record] = []
+        for var item in entries {
+            item.entry.isContentShared = item.entry.content != nil
+            self.publish(item.entry, topic: item.topic, key: item.key, content: job.content ?? ByteBuffer(), to: &outputs)
+        }
+        self.jobs[job.id] = job
+        self.finish(job, outputs: outputs, isFinal: false)
+        return true
+    }
+
+    // MARK: Outcomes
+
+    private func wantsNotification(_ conclusion: Conclusion, _ entry: QueueEntry) -> Bool {
+        guard entry.envelope.reversePath != nil else { return false }
+        var isDSNPassedOn = false
+        if case .delivered(_, let isPassedOn) = conclusion.result { isDSNPassedOn = isPassedOn }
+        return conclusion.recipient.wantsNotification(of: conclusion.kind, isDSNPassedOn: isDSNPassedOn)
+    }
+
+    private mutating func outcome(
+        _ conclusion: Conclusion, _ job: Job, nextDueAt: Int64?, notifiesDelay: Bool = false, now: Int64
+    ) -> Record {
+        let envelope = job.entry.envelope
+        var outcome = Outcome(
+            kind: conclusion.kind, messageID: envelope.messageID.description,
+            recipientIndex: conclusion.recipient.index, recipient: conclusion.recipient.mailbox.description,
+            sender: envelope.reversePath?.description ?? "", site: self.siteName(job), time: now,
+            acceptedAt: envelope.acceptedAt, contentSize: envelope.contentSize,
+            attempt: self.jobs[job.id]?.entry.attemptCount ?? job.entry.attemptCount, status: "2.0.0")
+        outcome.duration = conclusion.duration
+        outcome.nextDueAt = nextDueAt
+        if conclusion.isInDoubt { outcome.inDoubt = true }
+        if let facts = conclusion.connection {
+            outcome.remote = Outcome.Remote(
+                host: facts.host, address: facts.address, tlsVersion: facts.tlsVersion, tlsCipher: facts.tlsCipher,
+                tlsVerified: facts.isTLSVerified)
+        }
+        switch conclusion.result {
+        case .delivered(let reply, let isDSNPassedOn):
+            outcome.reply = Outcome.Reply(reply)
+            outcome.status = reply.enhancedStatusCode.map(\.description) ?? "2.0.0"
+            outcome.dsnPassedOn = isDSNPassedOn ? true : nil
+        case .failed(let failure):
+            outcome.reply = failure.reply.map(Outcome.Reply.init)
+            outcome.status = failure.status.description
+            outcome.phase = failure.phase.rawValue
+            outcome.reason = failure.text
+        }
+        self.act(.report(outcome))
+        let notifies = conclusion.kind == .deferred ? notifiesDelay : true
+        var headers: [RecordHeader] = []
+        if notifies && self.wantsNotification(conclusion, job.entry) {
+            headers = self.notificationHeaders(conclusion, job)
+        }
+        return outcome.record(
+            key: conclusion.recipient.mailbox.domain.text, source: self.configuration.source, extraHeaders: headers)
+    }
+
+    /// What the bounce service needs to write a notification without reading the content again.
+    private func notificationHeaders(_ conclusion: Conclusion, _ job: Job) -> [RecordHeader] {
+        var entry = self.jobs[job.id]?.entry ?? job.entry
+        entry.envelope.recipients = [conclusion.recipient]
+        entry.content = nil
+        let content = job.content ?? self.jobs[job.id]?.content ?? ByteBuffer()
+        let wantsFull = entry.envelope.returnContent == .full && conclusion.kind != .delivered
+        let isFull = wantsFull && content.readableBytes <= self.configuration.returnedSizeMax
+        let returned = isFull ? content : Self.headerSection(content, sizeMax: self.configuration.returnedSizeMax)
+        var headers = [
+            RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: entry.encoded())),
+            RecordHeader(Outcome.returnedHeader, returned),
+        ]
+        if isFull { headers.append(RecordHeader(Outcome.returnedIsFullHeader, ByteBuffer(string: "1"))) }
+        return headers
+    }
+
+    /// The octets up to the empty line, cut at a line's end when there are too many.
+    static func headerSection(_ content: ByteBuffer, sizeMax: Int) -> ByteBuffer {
+        let view = content.readableBytesView.prefix(sizeMax)
+        var end = view.startIndex
+        var lineStart = view.startIndex
+        while let lineEnd = view[lineStart...].firstIndex(of: UInt8(ascii: "\n")) {
+            let next = view.index(after: lineEnd)
+            let isEmptyLine = lineEnd == lineStart || (next - lineStart == 2 && view[lineStart] == UInt8(ascii: "\r"))
+            if isEmptyLine { break }
+            end = next
+            lineStart = next
+        }
+        return content.getSlice(at: content.readerIndex, length: end - view.startIndex) ?? ByteBuffer()
+    }
+}
+
+extension Outcome.Reply {
+    init(_ reply: RemoteReply) {
+        self.init(
+            code: reply.code, enhanced: reply.enhancedStatusCode?.description, text: reply.lines.joined(separator: " "))
+    }
+}
+
+extension DeliveryFailure {
+    static func expired(lastFailure: String?) -> DeliveryFailure {
+        DeliveryFailure(
+            scope: .message, isPermanent: true, phase: .policy, status: EnhancedStatusCode(4, 4, 7),
+            text: lastFailure.map { "The message was not delivered in time. The last failure: \($0)" }
+                ?? "The message was not delivered in time.")
+    }
+}

@@ -1,0 +1,350 @@
+import ClusterLog
+import DequeModule
+import Mail
+import NIOCore
+import Records
+import SMTP
+
+extension DeliveryCore {
+    /// What is known of a destination domain.
+    struct Route: Sendable {
+        enum State: Sendable {
+            /// Being resolved; these jobs wait.
+            case resolving([UInt64])
+            case site(Int)
+            case failed(DeliveryFailure)
+            case discard
+        }
+
+        var state: State
+        var validUntil: Int64
+    }
+
+    struct Connection: Sendable {
+        enum State: Sendable {
+            case connecting
+            case idle(since: Int64)
+            case busy
+            case closing
+        }
+
+        var site: Int
+        var state: State = .connecting
+        var facts: OutboundSessionFacts?
+        /// The job being tried.
+        var job: UInt64?
+        var transactionCount = 0
+    }
+
+    // MARK: Routing
+
+    mutating func route(_ jobID: UInt64, now: Int64) {
+        guard let domain = self.jobs[jobID]?.entry.envelope.recipients.first?.mailbox.domain.text else { return }
+        if let route = self.routes[domain] {
+            switch route.state {
+            case .resolving(var waiting):
+                waiting.append(jobID)
+                self.routes[domain]?.state = .resolving(waiting)
+                return
+            case .site, .failed, .discard:
+                if now < route.validUntil {
+                    self.follow(route.state, jobID, now: now)
+                    return
+                }
+            }
+        }
+        self.routes[domain] = Route(state: .resolving([jobID]), validUntil: .max)
+        self.act(.resolve(domain: domain))
+    }
+
+    mutating func routed(_ domain: String, _ routing: Routing, validUntil: Int64, now: Int64) {
+        guard case .resolving(let waiting)? = self.routes[domain]?.state else { return }
+        let state: Route.State =
+            switch routing {
+            case .site(let plan): .site(self.siteNumber(for: plan))
+            case .failed(let failure): .failed(failure)
+            case .discard: .discard
+            }
+        self.routes[domain] = Route(state: state, validUntil: validUntil)
+        for jobID in waiting { self.follow(state, jobID, now: now) }
+        self.flush(now: now)
+    }
+
+    private mutating func siteNumber(for plan: SitePlan) -> Int {
+        if let number = self.siteNumbers[plan.id] {
+            self.sites[number]?.plan = plan
+            return number
+        }
+        let number = self.nextSiteNumber
+        self.nextSiteNumber += 1
+        self.siteNumbers[plan.id] = number
+        self.sites[number] = Site(plan: plan)
+        return number
+    }
+
+    private mutating func follow(_ state: Route.State, _ jobID: UInt64, now: Int64) {
+        guard let job = self.jobs[jobID] else { return }
+        switch state {
+        case .resolving:
+            preconditionFailure("A route was followed before it was known.")
+        case .site(let number):
+            self.jobs[jobID]?.site = number
+            self.partitions[job.position.partition]?.siteCounts[number, default: 0] += 1
+            self.arrive(jobID, at: number, now: now)
+        case .failed(let failure):
+            let results = job.entry.envelope.recipients.map { _ in RecipientResult.failed(failure) }
+            self.decide(jobID, results, connection: nil, duration: nil, isInDoubt: false, now: now)
+        case .discard:
+            let reply = RemoteReply.discarded
+            let results = job.entry.envelope.recipients.map { _ in
+                RecipientResult.delivered(reply, isDSNPassedOn: false)
+            }
+            self.decide(jobID, results, connection: nil, duration: nil, isInDoubt: false, now: now)
+        }
+    }
+
+    // MARK: Queues
+
+    /// A job has come to its site: it expires, is parked, or waits for a connection.
+    private mutating func arrive(_ jobID: UInt64, at number: Int, now: Int64) {
+        guard let job = self.jobs[jobID], let site = self.sites[number] else { return }
+        let wasDelayed = job.entry.attemptCount > 0 || job.entry.parkedSince != nil
+        if wasDelayed && now >= self.expiry(job.entry) {
+            let failure = DeliveryFailure.expired(lastFailure: site.lastFailure)
+            self.conclude(
+                jobID,
+                job.entry.envelope.recipients.map { Conclusion(recipient: $0, kind: .expired, result: .failed(failure)) },
+                retrying: [], now: now)
+            return
+        }
+        let held = self.partitions[job.position.partition]?.siteCounts[number] ?? 0
+        let wait = self.expectedWait(site, now: now)
+        if site.isBackingOff(now: now) || (held > self.windowShare && wait > self.configuration.patience) {
+            self.park(jobID, wait: max(wait, site.backoffUntil - now), outageSince: site.outageSince, now: now)
+            return
+        }
+        if job.content == nil {
+            self.read(jobID, then: .attempt)
+        } else {
+            self.enqueue(jobID, now: now)
+        }
+    }
+
+    mutating func enqueue(_ jobID: UInt64, now: Int64) {
+        guard let number = self.jobs[jobID]?.site else { return }
+        self.jobs[jobID]?.stage = .ready
+        self.jobs[jobID]?.readySince = now
+        self.sites[number]?.ready.append(jobID)
+        self.dispatch(number, now: now)
+    }
+
+    /// Milliseconds until a job that comes now would be tried, as far as can be told.
+    func expectedWait(_ site: Site, now: Int64) -> Int64 {
+        guard let head = site.ready.first, let job = self.jobs[head] else { return 0 }
+        let age = now - job.readySince
+        guard site.rate > 0 else { return age }
+        return max(age, Int64(Double(site.ready.count) * 1_000 / site.rate))
+    }
+
+    /// Gives ready jobs to idle connections, and opens more where that helps.
+    mutating func dispatch(_ number: Int, now: Int64) {
+        guard !self.isDraining, !self.builder.isStuck else { return }
+        while let jobID = self.sites[number]?.ready.first {
+            guard let connectionID = self.sites[number]?.idle.popLast() else { break }
+            self.sites[number]?.ready.removeFirst()
+            self.attempt(jobID, on: connectionID, now: now)
+        }
+        guard let site = self.sites[number], !site.ready.isEmpty, !site.isBackingOff(now: now) else { return }
+        var wanted = min(site.ready.count - site.connectingCount, site.connectionCountLimit - site.connectionCount)
+        while wanted > 0 {
+            guard self.connections.count < self.configuration.connectionCountMax else {
+                if !self.starved.contains(number) { self.starved.append(number) }
+                self.closeOneIdle(besides: number)
+                return
+            }
+            self.open(number)
+            wanted -= 1
+        }
+    }
+
+    /// Room for a site that has mail is made by one that has none.
+    private mutating func closeOneIdle(besides number: Int) {
+        for (id, connection) in self.connections where connection.site != number {
+            if case .idle = connection.state {
+                self.retire(id)
+                return
+            }
+        }
+    }
+
+    mutating func dispatchStarved(now: Int64) {
+        let waiting = self.starved
+        self.starved.removeAll()
+        for number in waiting { self.dispatch(number, now: now) }
+    }
+
+    private mutating func open(_ number: Int) {
+        guard let target = self.sites[number]?.plan.target else { return }
+        let id = self.nextConnectionID
+        self.nextConnectionID += 1
+        self.connections[id] = Connection(site: number)
+        self.sites[number]?.connectionCount += 1
+        self.sites[number]?.connectingCount += 1
+        self.act(.open(connection: id, target))
+    }
+
+    private mutating func attempt(_ jobID: UInt64, on connectionID: UInt64, now: Int64) {
+        guard let job = self.jobs[jobID], let content = job.content else {
+            preconditionFailure("A job without content was ready.")
+        }
+        self.jobs[jobID]?.stage = .attempting
+        self.connections[connectionID]?.state = .busy
+        self.connections[connectionID]?.job = jobID
+        self.connections[connectionID]?.transactionCount += 1
+        let envelope = job.entry.envelope
+        self.act(
+            .send(
+                connection: connectionID,
+                OutboundTransaction(
+                    id: jobID, reversePath: envelope.reversePath, recipients: envelope.recipients,
+                    bodyType: envelope.bodyType, isInternationalized: envelope.isInternationalized,
+                    returnContent: envelope.returnContent, envelopeID: envelope.envelopeID, content: content)))
+    }
+
+    // MARK: Connections
+
+    mutating func connectionReady(_ id: UInt64, facts: OutboundSessionFacts, now: Int64) {
+        guard let connection = self.connections[id], case .connecting = connection.state else { return }
+        self.connections[id]?.facts = facts
+        self.sites[connection.site]?.connectingCount -= 1
+        self.becomeIdle(id, now: now)
+    }
+
+    mutating func finished(connection id: UInt64, result: TransactionResult, isReusable: Bool, now: Int64) {
+        guard let connection = self.connections[id] else { return }
+        self.connections[id]?.job = nil
+        self.sites[connection.site]?.finishedTransaction(now: now)
+        if let jobID = connection.job {
+            self.concludeAttempt(jobID, connection, result, now: now)
+        }
+        let countMax = self.sites[connection.site]?.plan.messagesPerConnectionMax ?? 0
+        if isReusable && (countMax == 0 || connection.transactionCount < countMax) {
+            self.becomeIdle(id, now: now)
+        } else if isReusable {
+            self.connections[id]?.state = .closing
+            self.act(.close(connection: id))
+        } else {
+            self.connections[id]?.state = .closing
+        }
+        self.flush(now: now)
+    }
+
+    private mutating func concludeAttempt(
+        _ jobID: UInt64, _ connection: Connection, _ result: TransactionResult, now: Int64
+    ) {
+        guard let job = self.jobs[jobID] else { return }
+        let sessionFailure = result.results.lazy.compactMap { result -> DeliveryFailure? in
+            guard case .failed(let failure) = result, failure.scope != .recipient, failure.scope != .message else {
+                return nil
+            }
+            return failure
+        }.first
+        if let failure = sessionFailure {
+            // A kept connection that the remote had given up says nothing about the message or the site.
+            let isStale = connection.transactionCount > 1 && failure.scope == .session && !failure.isPermanent
+            if isStale && !result.isInDoubt && job.staleCount < 2 && !self.isDraining {
+                self.jobs[jobID]?.staleCount += 1
+                self.jobs[jobID]?.stage = .ready
+                self.jobs[jobID]?.readySince = now
+                self.sites[connection.site]?.ready.prepend(jobID)
+                self.dispatch(connection.site, now: now)
+                return
+            }
+            self.sites[connection.site]?.failed(now: now, text: failure.text)
+        } else {
+            self.sites[connection.site]?.succeeded()
+        }
+        self.decide(
+            jobID, result.results, connection: connection.facts, duration: result.duration, isInDoubt: result.isInDoubt,
+            now: now)
+    }
+
+    private mutating func becomeIdle(_ id: UInt64, now: Int64) {
+        guard let number = self.connections[id]?.site else { return }
+        if self.isDraining {
+            self.retire(id)
+            return
+        }
+        self.connections[id]?.state = .idle(since: now)
+        self.sites[number]?.idle.append(id)
+        self.dispatch(number, now: now)
+    }
+
+    /// Closes an idle connection.
+    private mutating func retire(_ id: UInt64) {
+        guard let number = self.connections[id]?.site else { return }
+        self.sites[number]?.idle.removeAll { $0 == id }
+        self.connections[id]?.state = .closing
+        self.act(.close(connection: id))
+    }
+
+    mutating func connectionClosed(_ id: UInt64, failure: DeliveryFailure?, now: Int64) {
+        guard let connection = self.connections.removeValue(forKey: id) else { return }
+        let number = connection.site
+        self.sites[number]?.connectionCount -= 1
+        switch connection.state {
+        case .connecting:
+            self.sites[number]?.connectingCount -= 1
+            if let failure { self.connectFailed(number, failure, now: now) }
+        case .idle:
+            self.sites[number]?.idle.removeAll { $0 == id }
+        case .busy, .closing:
+            break
+        }
+        self.dispatch(number, now: now)
+        self.dispatchStarved(now: now)
+        self.flush(now: now)
+    }
+
+    /// No host of the site could be reached: the oldest job has had its attempt, the others wait without one.
+    private mutating func connectFailed(_ number: Int, _ failure: DeliveryFailure, now: Int64) {
+        self.sites[number]?.failed(now: now, text: failure.text)
+        // Other connections still work, or others are still trying: nothing is known yet about the waiting mail.
+        guard let site = self.sites[number], site.connectionCount == 0 else { return }
+        let waiting = site.ready
+        self.sites[number]?.ready.removeAll()
+        for (index, jobID) in waiting.enumerated() {
+            guard let job = self.jobs[jobID] else { continue }
+            // No longer in the queue: so that leaving the site does not search it.
+            self.jobs[jobID]?.stage = .routing
+            if index == 0 || failure.isPermanent {
+                let results = job.entry.envelope.recipients.map { _ in RecipientResult.failed(failure) }
+                self.decide(jobID, results, connection: nil, duration: nil, isInDoubt: false, now: now)
+            } else {
+                self.park(jobID, wait: site.backoffUntil - now, outageSince: site.outageSince, now: now)
+            }
+        }
+    }
+
+    mutating func tickSites(now: Int64) {
+        for (id, connection) in self.connections {
+            if case .idle(let since) = connection.state, now - since >= self.configuration.idleTimeout { self.retire(id) }
+        }
+        for (number, site) in self.sites {
+            if site.isUnused && site.outageSince == nil {
+                self.sites[number] = nil
+                self.siteNumbers[site.plan.id] = nil
+                self.routes = self.routes.filter { _, route in
+                    if case .site(number) = route.state { false } else { true }
+                }
+            } else if !site.ready.isEmpty {
+                self.dispatch(number, now: now)
+            }
+        }
+        if self.routes.count > 10_000 {
+            self.routes = self.routes.filter { _, route in
+                if case .resolving = route.state { true } else { route.validUntil > now }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+import ClusterLog
+
+/// What the next step will carry, and what became of the last.
+struct StepBuilder: Sendable {
+    var outputs: [Record] = []
+    /// Released once the step is durable.
+    var releases: [Reference] = []
+    /// Jobs whose content could not be appended.
+    var retryAppends: [UInt64] = []
+    private var hasProgress = false
+    /// The step that is being written, kept until it is.
+    private(set) var inFlight: (step: Step, releases: [Reference])?
+    private(set) var isWriting = false
+    private var retryAt: Int64 = 0
+    private(set) var failureCount = 0
+
+    static let retryDelay: Int64 = 500
+
+    /// Something is to be written or being written.
+    var isBusy: Bool { self.inFlight != nil || self.hasProgress || !self.retryAppends.isEmpty }
+    /// The log does not take steps now: no new work begins.
+    var isStuck: Bool { self.failureCount > 0 }
+
+    mutating func add(_ outputs: [Record]) {
+        self.outputs.append(contentsOf: outputs)
+        self.hasProgress = true
+    }
+
+    /// Whether a step may be written now; a failed one comes again after a pause.
+    func isDue(now: Int64) -> Bool {
+        guard !self.isWriting else { return false }
+        return self.inFlight == nil ? self.hasProgress : now >= self.retryAt
+    }
+
+    /// The step to write. `progress` belongs to the outputs that are waiting; a step that comes again keeps its own.
+    mutating func next(progress: [TopicPartition: Progress]) -> Step {
+        self.isWriting = true
+        if let inFlight = self.inFlight { return inFlight.step }
+        let step = Step(outputs: self.outputs, progress: progress)
+        self.inFlight = (step, self.releases)
+        self.outputs = []
+        self.releases = []
+        self.hasProgress = false
+        return step
+    }
+
+    mutating func succeeded() -> [Reference] {
+        let releases = self.inFlight?.releases ?? []
+        self.inFlight = nil
+        self.isWriting = false
+        self.failureCount = 0
+        return releases
+    }
+
+    mutating func failed(now: Int64) {
+        self.isWriting = false
+        self.failureCount += 1
+        self.retryAt = now + Self.retryDelay
+    }
+
+    mutating func contentFailed(now: Int64) {
+        self.retryAt = max(self.retryAt, now + Self.retryDelay)
+    }
+
+    /// Jobs whose content is appended again now.
+    mutating func appendsToRetry(now: Int64) -> [UInt64] {
+        guard now >= self.retryAt, !self.retryAppends.isEmpty else { return [] }
+        let jobs = self.retryAppends
+        self.retryAppends = []
+        return jobs
+    }
+
+    /// Another member owns the partitions: what was not written is not ours to write.
+    mutating func discard() {
+        self = StepBuilder()
+    }
+}
+
+extension DeliveryCore {
+    /// Writes what has finished, unless a step is being written already: that one's end writes the next, so that steps
+    /// grow with the load.
+    mutating func flush(now: Int64) {
+        for jobID in self.builder.appendsToRetry(now: now) {
+            if let record = self.contentRecord(jobID) { self.act(.append(record, job: jobID)) }
+        }
+        guard self.builder.isDue(now: now) else { return }
+        if self.builder.inFlight == nil {
+            var progress: [TopicPartition: Progress] = [:]
+            for id in self.dirtyPartitions {
+                if let partition = self.partitions[id] { progress[id] = partition.window.progress }
+            }
+            self.dirtyPartitions.removeAll(keepingCapacity: true)
+            self.act(.step(self.builder.next(progress: progress)))
+        } else {
+            self.act(.step(self.builder.next(progress: [:])))
+        }
+    }
+
+    mutating func stepped(_ result: Result<Void, RecordLogError>, now: Int64) {
+        switch result {
+        case .success:
+            let releases = self.builder.succeeded()
+            if !releases.isEmpty { self.act(.release(releases)) }
+            self.flush(now: now)
+            for id in Array(self.partitions.keys) { self.advance(id, now: now) }
+            self.readMore()
+            self.dispatchStarved(now: now)
+        case .failure(let error) where error.code == .fenced:
+            self.builder.discard()
+        case .failure:
+            self.builder.failed(now: now)
+        }
+    }
+}

@@ -1,0 +1,437 @@
+import ClusterLog
+import DequeModule
+import Mail
+import NIOCore
+import Records
+
+/// Decides what delivery does next: which records are worked on, where their mail goes, when it is tried again, and
+/// what is written about it (DESIGN §5).
+///
+/// Sans-IO: the driver feeds one event, then performs what ``takeActions()`` returns. Instants are milliseconds since
+/// 1970 and come in with every event.
+///
+/// Invariants:
+/// - an offset is finished only in the moment its outputs enter the step that will carry its progress;
+/// - one step is in flight at a time, so progress never runs ahead of outputs;
+/// - a job is in exactly one ``Job/Stage``, and each stage has exactly one event that ends it;
+/// - nothing waits for a retry while its offset is open: waiting mail is re-published.
+struct DeliveryCore: Sendable {
+    struct Configuration: Sendable {
+        var retry: RetrySchedule
+        /// Records of one partition being worked on; at most what ``Progress`` can say.
+        var windowCountMax = 500
+        /// Offsets between a stuck head and the end of a partition's window.
+        var windowSpanMax = 20_000
+        /// The part of a partition's window that one site may hold: 1/8.
+        var windowShareDivisor = 8
+        /// Octets of records and content held in memory; reading stops above it.
+        var heldOctetsMax = 32 << 20
+        var connectionCountMax = 500
+        /// Milliseconds an idle connection is kept.
+        var idleTimeout: Int64 = 5_000
+        /// A site that is slower than this (milliseconds) to take its next message has its excess parked.
+        var patience: Int64 = 1_000
+        /// Outputs in one step.
+        var stepOutputCountMax = 1_000
+        /// Octets of content that fan-out may copy rather than reference.
+        var fanOutCopySizeMax = 1 << 20
+        /// Octets of a message that a notification returns.
+        var returnedSizeMax = 64 << 10
+        /// In outcomes: which node says so.
+        var source = "/posthorn/localhost"
+
+        init(retry: RetrySchedule) {
+            self.retry = retry
+        }
+    }
+
+    enum Action: Sendable {
+        /// Then ``routed(_:_:validUntil:now:)``.
+        case resolve(domain: String)
+        /// Then ``contentRead(_:_:now:)``.
+        case read(Reference, job: UInt64)
+        /// Then ``contentAppended(_:_:now:)``.
+        case append(Record, job: UInt64)
+        /// Then ``connectionReady(_:facts:now:)`` or ``connectionClosed(_:failure:now:)``.
+        case open(connection: UInt64, OutboundTarget)
+        /// Then ``finished(connection:result:isReusable:now:)``.
+        case send(connection: UInt64, OutboundTransaction)
+        case close(connection: UInt64)
+        /// End what is not past its final dot.
+        case abort(connection: UInt64)
+        case pause([TopicPartition])
+        case resume([TopicPartition])
+        /// Then ``stepped(_:now:)``.
+        case step(Step)
+        case release([Reference])
+        /// For the logger and the counters.
+        case report(Outcome)
+        case parked(site: String, delay: Int64)
+        case dead(Position, reason: String)
+    }
+
+    /// A record that was read and is not worked on yet.
+    struct Pending: Sendable {
+        var record: StoredRecord
+        /// `nil` when it cannot be decoded.
+        var entry: QueueEntry?
+        var reason: String
+    }
+
+    struct Partition: Sendable {
+        var window: PartitionWindow
+        var backlog: Deque<Pending> = []
+        /// Milliseconds from append to due; 0 for fresh mail.
+        var delay: Int64
+        var isPaused = false
+        /// Jobs per site.
+        var siteCounts: [Int: Int] = [:]
+    }
+
+    struct Job: Sendable {
+        enum Stage: Sendable {
+            /// Ends with ``routed(_:_:validUntil:now:)``.
+            case routing
+            /// Ends with ``contentRead(_:_:now:)``.
+            case reading
+            /// In its site's queue. Ends when a connection takes it.
+            case ready
+            /// Ends with ``finished(connection:result:isReusable:now:)``.
+            case attempting
+            /// Ends with ``contentAppended(_:_:now:)``.
+            case appending
+        }
+
+        let id: UInt64
+        let position: Position
+        let key: String
+        var entry: QueueEntry
+        /// `nil` until it has been read through the entry's reference.
+        var content: ByteBuffer?
+        var stage: Stage
+        var site: Int?
+        /// When it entered its site's queue.
+        var readySince: Int64 = 0
+        /// What is written once the content's position is known.
+        var staged: Staged?
+        /// What waits for the content, when it is not an attempt.
+        var afterReading: AfterReading = .attempt
+        /// Attempts that ended before they began, on a connection the remote had given up.
+        var staleCount = 0
+        var heldOctets: Int
+    }
+
+    /// What happens once content was read.
+    enum AfterReading: Sendable {
+        case attempt
+        /// Final failures of recipients whose notifications return a part of it.
+        case conclude([Conclusion])
+    }
+
+    /// Outputs that need a reference to content which is still being appended.
+    struct Staged: Sendable {
+        /// Outputs that are complete.
+        var outputs: [Record]
+        /// Entries to publish with the reference filled in.
+        var entries: [(topic: Topic, key: String, entry: QueueEntry)]
+    }
+
+    let configuration: Configuration
+    private(set) var actions: [Action] = []
+    var partitions: [TopicPartition: Partition] = [:]
+    /// Those whose progress is to be written.
+    var dirtyPartitions: Set<TopicPartition> = []
+    var jobs: [UInt64: Job] = [:]
+    var nextJobID: UInt64 = 1
+    var heldOctets = 0
+    /// Jobs whose content is read as soon as there is room.
+    var readsWaiting: Deque<UInt64> = []
+    var routes: [String: Route] = [:]
+    var sites: [Int: Site] = [:]
+    var siteNumbers: [String: Int] = [:]
+    var nextSiteNumber = 1
+    /// Sites that have ready jobs and could not open a connection for want of room.
+    var starved: Deque<Int> = []
+    var connections: [UInt64: Connection] = [:]
+    var nextConnectionID: UInt64 = 1
+    var builder = StepBuilder()
+    var isDraining = false
+
+    init(configuration: Configuration) {
+        precondition(configuration.windowCountMax <= Progress.incompleteCountMax)
+        self.configuration = configuration
+    }
+
+    mutating func takeActions() -> [Action] {
+        exchangeActions()
+    }
+
+    private mutating func exchangeActions() -> [Action] {
+        var taken: [Action] = []
+        swap(&taken, &self.actions)
+        return taken
+    }
+
+    mutating func act(_ action: Action) {
+        self.actions.append(action)
+    }
+
+    /// Nothing is being tried, waited for or written.
+    var isQuiet: Bool {
+        !self.builder.isBusy && self.jobs.values.allSatisfy { job in
+            switch job.stage {
+            case .attempting, .appending: false
+            case .routing, .reading, .ready: true
+            }
+        }
+    }
+
+    // MARK: Records
+
+    mutating func assigned(_ assignments: [Assignment]) {
+        for assignment in assignments {
+            let delay = (assignment.partition.topic.deferredDelay ?? 0) * 1_000
+            self.partitions[assignment.partition] = Partition(
+                window: PartitionWindow(progress: assignment.progress), delay: delay)
+        }
+    }
+
+    /// These partitions are no longer ours: what is not being tried is forgotten, what is being tried is ended.
+    mutating func revoked(_ partitions: [TopicPartition]) {
+        let gone = Set(partitions)
+        for job in Array(self.jobs.values) where gone.contains(job.position.partition) {
+            self.forget(job)
+        }
+        for partition in partitions {
+            if let removed = self.partitions.removeValue(forKey: partition) {
+                self.heldOctets -= removed.backlog.reduce(0) { $0 + $1.record.size }
+            }
+        }
+    }
+
+    mutating func received(_ partition: TopicPartition, _ records: [StoredRecord], now: Int64) {
+        guard self.partitions[partition] != nil else { return }
+        for record in records {
+            self.heldOctets += record.size
+            let pending: Pending
+            do throws(RecordLogError) {
+                pending = Pending(record: record, entry: try QueueEntry(record), reason: "")
+            } catch {
+                pending = Pending(record: record, entry: nil, reason: error.reason)
+            }
+            self.partitions[partition]?.backlog.append(pending)
+        }
+        self.advance(partition, now: now)
+    }
+
+    mutating func tick(now: Int64) {
+        for partition in Array(self.partitions.keys) {
+            self.advance(partition, now: now)
+        }
+        self.tickSites(now: now)
+        self.readMore()
+        self.flush(now: now)
+    }
+
+    /// No more attempts begin; ``isQuiet`` says when what was under way is over and written.
+    mutating func drain() {
+        self.isDraining = true
+        for (id, connection) in self.connections {
+            if connection.job == nil { self.act(.close(connection: id)) } else { self.act(.abort(connection: id)) }
+        }
+    }
+
+    /// Works on the partition's next records as far as its window, its sites and the clock allow.
+    mutating func advance(_ id: TopicPartition, now: Int64) {
+        guard !self.isDraining, !self.builder.isStuck else { return }
+        while let pending = self.partitions[id]?.backlog.first, self.mayActivate(pending, of: id, now: now) {
+            self.partitions[id]?.backlog.removeFirst()
+            self.activate(pending, of: id, now: now)
+        }
+        self.updatePause(id)
+    }
+
+    private func mayActivate(_ pending: Pending, of id: TopicPartition, now: Int64) -> Bool {
+        guard let partition = self.partitions[id],
+            partition.window.openCount < self.configuration.windowCountMax,
+            partition.window.span < self.configuration.windowSpanMax,
+            partition.delay == 0 || pending.record.timestamp + partition.delay <= now
+        else { return false }
+        // A site that has its share of the window is waited for only while it is quick; else the record is parked.
+        guard let domain = pending.entry?.envelope.recipients.first?.mailbox.domain.text,
+            case .site(let number)? = self.routes[domain]?.state,
+            (partition.siteCounts[number] ?? 0) >= self.windowShare,
+            let site = self.sites[number]
+        else { return true }
+        return site.isBackingOff(now: now) || self.expectedWait(site, now: now) > self.configuration.patience
+    }
+
+    var windowShare: Int { max(1, self.configuration.windowCountMax / self.configuration.windowShareDivisor) }
+
+    private mutating func activate(_ pending: Pending, of id: TopicPartition, now: Int64) {
+        let record = pending.record
+        self.partitions[id]?.window.open(record.position.offset)
+        guard let entry = pending.entry else {
+            self.heldOctets -= record.size
+            self.bury(record, reason: pending.reason)
+            return
+        }
+        let jobID = self.nextJobID
+        self.nextJobID += 1
+        let isInline = entry.content == nil
+        var job = Job(
+            id: jobID, position: record.position, key: record.key, entry: entry,
+            content: isInline ? record.value : nil, stage: .routing, heldOctets: record.size)
+        if self.fanOut(&job) { return }
+        self.jobs[jobID] = job
+        self.route(jobID, now: now)
+    }
+
+    private mutating func updatePause(_ id: TopicPartition) {
+        guard let partition = self.partitions[id] else { return }
+        let shouldPause =
+            !partition.backlog.isEmpty || self.heldOctets > self.configuration.heldOctetsMax
+            || partition.window.openCount >= self.configuration.windowCountMax
+        guard shouldPause != partition.isPaused else { return }
+        self.partitions[id]?.isPaused = shouldPause
+        self.act(shouldPause ? .pause([id]) : .resume([id]))
+    }
+
+    /// A record that cannot be used goes to `posthorn.dead` and blocks nobody.
+    private mutating func bury(_ record: StoredRecord, reason: String) {
+        let headers =
+            record.headers + [
+                RecordHeader("posthorn-dead-reason", ByteBuffer(string: reason)),
+                RecordHeader("posthorn-dead-position", ByteBuffer(string: record.position.description)),
+            ]
+        let output = Record(topic: .dead, key: record.position.partition.topic.name, headers: headers, value: record.value)
+        self.act(.dead(record.position, reason: reason))
+        self.complete(record.position, outputs: [output])
+    }
+
+    // MARK: Content
+
+    mutating func read(_ jobID: UInt64, then next: AfterReading) {
+        self.jobs[jobID]?.stage = .reading
+        self.jobs[jobID]?.afterReading = next
+        self.readsWaiting.append(jobID)
+        self.readMore()
+    }
+
+    /// Starts the reads there is room for; one is always allowed, so that the largest message gets through.
+    mutating func readMore() {
+        while let jobID = self.readsWaiting.first {
+            guard let job = self.jobs[jobID], let reference = job.entry.content else {
+                self.readsWaiting.removeFirst()
+                continue
+            }
+            let isRoomLeft = self.heldOctets + reference.size <= self.configuration.heldOctetsMax
+            guard isRoomLeft || self.heldOctets <= self.configuration.heldOctetsMax / 2 else { return }
+            self.readsWaiting.removeFirst()
+            self.heldOctets += reference.size
+            self.jobs[jobID]?.heldOctets += reference.size
+            self.act(.read(reference, job: jobID))
+        }
+    }
+
+    mutating func contentRead(_ jobID: UInt64, _ result: Result<ByteBuffer, RecordLogError>, now: Int64) {
+        guard var job = self.jobs[jobID], case .reading = job.stage else { return }
+        switch result {
+        case .success(let content):
+            job.content = content
+            self.jobs[jobID] = job
+            switch job.afterReading {
+            case .attempt: self.enqueue(jobID, now: now)
+            case .conclude(let conclusions): self.conclude(jobID, conclusions, retrying: [], now: now)
+            }
+        case .failure(let error) where error.isRetriable:
+            self.readsWaiting.append(jobID)
+            self.heldOctets -= job.entry.content?.size ?? 0
+            self.jobs[jobID]?.heldOctets -= job.entry.content?.size ?? 0
+        case .failure(let error):
+            // The content is gone or is not what was referenced: it is never sent (G7).
+            let record = StoredRecord(
+                position: job.position, timestamp: now, key: job.key,
+                headers: [RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: job.entry.encoded()))],
+                value: ByteBuffer())
+            self.forget(job)
+            self.bury(record, reason: "content cannot be read: \(error)")
+        }
+    }
+
+    mutating func contentAppended(_ jobID: UInt64, _ result: Result<Reference, RecordLogError>, now: Int64) {
+        guard let job = self.jobs[jobID], case .appending = job.stage, let staged = job.staged else { return }
+        switch result {
+        case .success(let reference):
+            var outputs = staged.outputs
+            for var item in staged.entries {
+                item.entry.content = reference
+                item.entry.isContentShared = staged.entries.count > 1
+                self.publish(item.entry, topic: item.topic, key: item.key, content: ByteBuffer(), to: &outputs)
+            }
+            self.finish(job, outputs: outputs, isFinal: false)
+        case .failure:
+            // Not written, so nothing was decided: the job goes back to where it can be tried again.
+            self.builder.contentFailed(now: now)
+            self.jobs[jobID]?.stage = .appending
+            self.builder.retryAppends.append(jobID)
+        }
+    }
+
+    /// Adds an entry's record to the outputs; one whose envelope became too large goes without what can be spared.
+    mutating func publish(_ entry: QueueEntry, topic: Topic, key: String, content: ByteBuffer, to outputs: inout [Record]) {
+        do throws(RecordLogError) {
+            outputs.append(try entry.record(topic: topic, key: key, content: content))
+        } catch {
+            // Ingress bounds envelopes, and a reference adds a few hundred octets to that bound's margin: two halves
+            // are always small enough.
+            let half = entry.envelope.recipients.count / 2
+            guard half >= 1 else { return }
+            var first = entry
+            var second = entry
+            first.envelope.recipients = Array(entry.envelope.recipients[..<half])
+            second.envelope.recipients = Array(entry.envelope.recipients[half...])
+            first.isContentShared = entry.content != nil
+            second.isContentShared = first.isContentShared
+            self.publish(first, topic: topic, key: key, content: content, to: &outputs)
+            self.publish(second, topic: topic, key: key, content: content, to: &outputs)
+        }
+    }
+
+    // MARK: Ends
+
+    /// Drops a job from memory without finishing its offset.
+    mutating func forget(_ job: Job) {
+        self.jobs[job.id] = nil
+        self.heldOctets -= job.heldOctets
+        if let site = job.site { self.leaveSite(job, site) }
+    }
+
+
+    private mutating func leaveSite(_ job: Job, _ site: Int) {
+        let partition = job.position.partition
+        if let count = self.partitions[partition]?.siteCounts[site] {
+            self.partitions[partition]?.siteCounts[site] = count > 1 ? count - 1 : nil
+        }
+        if case .ready = job.stage {
+            self.sites[site]?.ready.removeAll { $0 == job.id }
+        }
+    }
+
+    /// The record is done: its outputs and its progress go into the next step, its content is released if nobody needs
+    /// it any more.
+    mutating func finish(_ job: Job, outputs: [Record], isFinal: Bool) {
+        self.forget(job)
+        if isFinal, let content = job.entry.content, !job.entry.isContentShared, content.position.partition.topic == .content {
+            self.builder.releases.append(content)
+        }
+        self.complete(job.position, outputs: outputs)
+    }
+
+    mutating func complete(_ position: Position, outputs: [Record]) {
+        guard self.partitions[position.partition] != nil else { return }
+        self.partitions[position.partition]?.window.finish(position.offset)
+        self.dirtyPartitions.insert(position.partition)
+        self.builder.add(outputs)
+    }
+}

@@ -1,0 +1,99 @@
+import DequeModule
+
+/// What is known and queued for one site: where mail for some destination domains really goes (DESIGN §5).
+struct Site: Sendable {
+    var plan: SitePlan
+    /// Jobs with their content at hand, oldest first.
+    var ready: Deque<UInt64> = []
+    /// Connections that wait for a transaction; the one used last is used first.
+    var idle: [UInt64] = []
+    var connectingCount = 0
+    /// All connections: connecting, idle and busy.
+    var connectionCount = 0
+    /// How many connections the site may have now: grows with success, halves with failure, at most the plan's.
+    private(set) var concurrency: Double
+    private(set) var failureCount = 0
+    /// When the present outage began, as seen here.
+    private(set) var outageSince: Int64?
+    private(set) var backoffUntil: Int64 = 0
+    /// Transactions finished a second, smoothed; 0 until the first second is over.
+    private(set) var rate: Double = 0
+    private var rateWindowStart: Int64 = 0
+    private var rateWindowCount = 0
+    /// The last failure's text, for views.
+    var lastFailure: String?
+
+    static let concurrencyStart = 5.0
+    static let backoffBase: Int64 = 30_000
+    static let backoffMax: Int64 = 600_000
+
+    init(plan: SitePlan) {
+        self.plan = plan
+        self.concurrency = min(Self.concurrencyStart, Double(plan.connectionCountMax))
+    }
+
+    var isUnused: Bool { self.ready.isEmpty && self.connectionCount == 0 }
+
+    func isBackingOff(now: Int64) -> Bool { now < self.backoffUntil }
+
+    var connectionCountLimit: Int { max(1, Int(self.concurrency)) }
+
+    mutating func finishedTransaction(now: Int64) {
+        self.rateWindowCount += 1
+        let elapsed = now - self.rateWindowStart
+        guard elapsed >= 1_000 else { return }
+        let latest = Double(self.rateWindowCount) * 1_000 / Double(min(elapsed, 60_000))
+        self.rate = self.rate == 0 ? latest : self.rate * 0.5 + latest * 0.5
+        self.rateWindowStart = now
+        self.rateWindowCount = 0
+    }
+
+    mutating func succeeded() {
+        self.failureCount = 0
+        self.outageSince = nil
+        self.backoffUntil = 0
+        self.concurrency = min(self.concurrency + 1, Double(self.plan.connectionCountMax))
+    }
+
+    /// A connection could not be made, or the site as a whole refused.
+    mutating func failed(now: Int64, text: String) {
+        self.lastFailure = text
+        self.concurrency = max(1, self.concurrency / 2)
+        // Connections that fail together are one failure.
+        guard now >= self.backoffUntil else { return }
+        self.failureCount += 1
+        self.outageSince = self.outageSince ?? now
+        let backoff = Self.backoffBase << Int64(min(self.failureCount - 1, 8))
+        self.backoffUntil = now + min(backoff, Self.backoffMax)
+    }
+
+    /// An operator asked for an attempt now.
+    mutating func endBackoff() {
+        self.backoffUntil = 0
+    }
+}
+
+/// What is known of a site from routing.
+public struct SitePlan: Hashable, Sendable {
+    /// Names the site in keys, outcomes and views: the route's next hop, or the mail exchangers.
+    public var id: String
+    public var target: OutboundTarget
+    public var connectionCountMax: Int
+    /// 0 is no bound.
+    public var messagesPerConnectionMax: Int
+
+    public init(id: String, target: OutboundTarget, connectionCountMax: Int, messagesPerConnectionMax: Int) {
+        self.id = id
+        self.target = target
+        self.connectionCountMax = connectionCountMax
+        self.messagesPerConnectionMax = messagesPerConnectionMax
+    }
+}
+
+/// Where mail for a destination domain goes.
+public enum Routing: Sendable {
+    case site(SitePlan)
+    case failed(DeliveryFailure)
+    /// Taken as delivered and thrown away, as a route says.
+    case discard
+}

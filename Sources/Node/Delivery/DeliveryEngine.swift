@@ -1,0 +1,312 @@
+public import ClusterLog
+public import Logging
+import Mail
+public import NIOCore
+public import NodeSupport
+import Records
+public import ServiceLifecycle
+
+/// Performs what ``DeliveryCore`` decides: reads the log, resolves, connects, sends and steps.
+///
+/// The actor runs on one event loop, and so do its connections: a result costs no thread hop. What the log completes
+/// on its own threads comes back through one mailbox, in batches.
+///
+/// At least once: an attempt's outcome, the retry it leads to and the progress past its record are one step. A node
+/// that dies between a remote's last reply and the step delivers that message again (DESIGN, G3).
+public actor DeliveryEngine: Service {
+    /// What comes back from other threads.
+    private enum Input: Sendable {
+        case stepped(Result<Void, RecordLogError>)
+        case appended(job: UInt64, Record, Result<[Position], RecordLogError>)
+    }
+
+    /// What needs a task of its own.
+    private enum Work: Sendable {
+        case resolve(domain: String)
+        case read(Reference, job: UInt64)
+    }
+
+    public static let group = GroupID("posthorn.delivery")
+    /// Resolutions and reads waiting for a task; the core's windows bound them below this.
+    private static let workCountMax = 1 << 16
+    private static let tickInterval: TimeAmount = .milliseconds(200)
+    /// What answers to final dots may take once the node stops (DESIGN §5).
+    private static let drainDeadline: Duration = .seconds(5)
+
+    private let loop: any EventLoop
+    private let log: any RecordLog
+    private let routing: any MailRouting
+    private let outboundConfiguration: OutboundConfiguration
+    private let clock: any NodeClock
+    private let logger: Logger
+    private let metrics: DeliveryMetrics
+    var core: DeliveryCore
+    private var member: (any GroupMember)?
+    private var connections: [UInt64: OutboundConnection] = [:]
+    private var isPerforming = false
+    private var work: AsyncStream<Work>.Continuation?
+    private lazy var mailbox = LoopMailbox<Input>(eventLoop: self.loop) { [weak self] inputs in
+        self?.assumeIsolated { $0.handle(inputs) }
+    }
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor {
+        self.loop.executor.asUnownedSerialExecutor()
+    }
+
+    public init(
+        configuration: NodeConfiguration,
+        log: any RecordLog,
+        routing: any MailRouting,
+        outbound: OutboundConfiguration,
+        on loop: any EventLoop,
+        clock: any NodeClock,
+        metrics: MetricsRegistry,
+        logger: Logger
+    ) {
+        self.loop = loop
+        self.log = log
+        self.routing = routing
+        self.outboundConfiguration = outbound
+        self.clock = clock
+        self.logger = logger
+        self.metrics = DeliveryMetrics(registry: metrics)
+        var core = DeliveryCore.Configuration(retry: RetrySchedule(configuration.retry))
+        core.connectionCountMax = configuration.delivery.connectionCountMax
+        core.idleTimeout = configuration.delivery.idleTimeout.milliseconds
+        core.source = "/posthorn/\(configuration.hostname)"
+        self.core = DeliveryCore(configuration: core)
+    }
+
+    /// Joins the group and delivers until graceful shutdown; then ends what is not past its final dot, waits for what
+    /// is, writes the last step and leaves.
+    public func run() async throws {
+        let topics = TopicSelection(topics: [.accepted], prefixes: [Topic.deferredPrefix])
+        let member = try await self.log.join(Self.group, topics: topics)
+        self.member = member
+        let (stream, continuation) = AsyncStream.makeStream(
+            of: Work.self, bufferingPolicy: .bufferingOldest(Self.workCountMax))
+        self.work = continuation
+        let ticks = self.loop.scheduleRepeatedTask(initialDelay: Self.tickInterval, delay: Self.tickInterval) {
+            [weak self] _ in
+            self?.assumeIsolated { $0.feed { core, now in core.tick(now: now) } }
+        }
+        try await withThrowingDiscardingTaskGroup { group in
+            group.addTask { await self.perform(stream) }
+            try await self.consume(member)
+            await self.drain()
+            continuation.finish()
+        }
+        ticks.cancel()
+        await member.leave()
+        self.member = nil
+    }
+
+    private func consume(_ member: any GroupMember) async throws {
+        while true {
+            let event = try await cancelWhenGracefulShutdown { try await member.next() }
+            guard let event else { return }
+            self.handle(event)
+        }
+    }
+
+    private func handle(_ event: GroupEvent) {
+        switch event {
+        case .assigned(let assignments):
+            self.core.assigned(assignments)
+        case .revoked(let partitions), .lost(let partitions):
+            self.feed { core, _ in core.revoked(partitions) }
+        case .records(let partition, let records):
+            self.feed { core, now in
+                core.received(partition, records, now: now)
+                core.flush(now: now)
+            }
+        case .truncated(let partition, let expected, let found):
+            self.logger.critical(
+                "Records were lost: the log begins after the group's progress",
+                metadata: [
+                    LogKeys.topic: "\(partition.topic)", LogKeys.partition: "\(partition.partition)",
+                    LogKeys.offset: "\(expected)", "found_offset": "\(found)",
+                ])
+        }
+    }
+
+    private func handle(_ inputs: [Input]) {
+        self.feed { core, now in
+            for input in inputs {
+                switch input {
+                case .stepped(let result):
+                    core.stepped(result, now: now)
+                case .appended(let job, let record, let result):
+                    core.contentAppended(job, result.map { self.reference(to: record, at: $0[0]) }, now: now)
+                }
+            }
+            core.flush(now: now)
+        }
+    }
+
+    private func reference(to record: Record, at position: Position) -> Reference {
+        Reference(to: record, at: position, in: self.log.clusterID)
+    }
+
+    // MARK: Actions
+
+    /// Feeds the core and performs what it decides. What happens while performing is performed by the outer call.
+    func feed(_ event: (inout DeliveryCore, Int64) -> Void) {
+        event(&self.core, self.clock.milliseconds)
+        guard !self.isPerforming else { return }
+        self.isPerforming = true
+        defer { self.isPerforming = false }
+        while true {
+            let actions = self.core.takeActions()
+            guard !actions.isEmpty else { return }
+            for action in actions { self.perform(action) }
+        }
+    }
+
+    private func perform(_ action: DeliveryCore.Action) {
+        switch action {
+        case .resolve(let domain):
+            self.start(.resolve(domain: domain))
+        case .read(let reference, let job):
+            self.start(.read(reference, job: job))
+        case .append(let record, let job):
+            let mailbox = self.mailbox
+            self.log.append([record]) { mailbox.post(.appended(job: job, record, $0)) }
+        case .open(let id, let target):
+            self.connections[id] = OutboundConnection.open(
+                id: id, target: target, on: self.loop, configuration: self.outboundConfiguration,
+                delegate: Delegate(engine: self))
+        case .send(let id, let transaction):
+            self.connections[id]?.send(transaction)
+        case .close(let id):
+            self.connections[id]?.close()
+        case .abort(let id):
+            self.connections[id]?.abortBeforeFinalDot()
+        case .pause(let partitions):
+            self.member?.pause(partitions)
+        case .resume(let partitions):
+            self.member?.resume(partitions)
+        case .step(let step):
+            let mailbox = self.mailbox
+            self.member?.step(step) { mailbox.post(.stepped($0.map { _ in () })) }
+        case .release(let references):
+            self.log.release(references)
+        case .report(let outcome):
+            self.report(outcome)
+        case .parked(let site, let delay):
+            self.metrics.parked.increment()
+            self.logger.debug("Parked", metadata: [LogKeys.site: "\(site)", LogKeys.delay: "\(delay)"])
+        case .dead(let position, let reason):
+            self.metrics.dead.increment()
+            self.logger.error(
+                "A record cannot be used and goes to posthorn.dead",
+                metadata: ["position": "\(position)", LogKeys.reason: "\(reason)"])
+        }
+    }
+
+    private func start(_ work: Work) {
+        guard case .enqueued? = self.work?.yield(work) else {
+            self.reject(work)
+            return
+        }
+    }
+
+    private func reject(_ work: Work) {
+        switch work {
+        case .resolve(let domain):
+            self.core.routed(domain, .failed(.notResolved), validUntil: 0, now: self.clock.milliseconds)
+        case .read(_, let job):
+            let error = RecordLogError(.queueFull, isRetriable: true)
+            self.core.contentRead(job, .failure(error), now: self.clock.milliseconds)
+        }
+    }
+
+    private func perform(_ stream: AsyncStream<Work>) async {
+        await withDiscardingTaskGroup { group in
+            for await work in stream {
+                group.addTask { await self.perform(work) }
+            }
+        }
+    }
+
+    private func perform(_ work: Work) async {
+        switch work {
+        case .resolve(let domain):
+            let answer = await self.routing.route(Domain(normalized: domain))
+            self.feed { core, now in
+                core.routed(domain, answer.routing, validUntil: now + answer.validFor, now: now)
+            }
+        case .read(let reference, let job):
+            let result: Result<ByteBuffer, RecordLogError>
+            do throws(RecordLogError) {
+                result = .success(try await self.log.read(reference).value)
+            } catch {
+                result = .failure(error)
+            }
+            self.feed { core, now in core.contentRead(job, result, now: now) }
+        }
+    }
+
+    private func report(_ outcome: Outcome) {
+        self.metrics.count(outcome)
+        guard self.logger.logLevel <= .info else { return }
+        var metadata: Logger.Metadata = [
+            LogKeys.outcome: "\(outcome.kind.rawValue)", LogKeys.messageID: "\(outcome.messageID)",
+            LogKeys.recipient: "\(redact(outcome.recipient))", LogKeys.site: "\(outcome.site)",
+            LogKeys.attempt: "\(outcome.attempt)", LogKeys.status: "\(outcome.status)",
+            LogKeys.delay: "\(outcome.time - outcome.acceptedAt)",
+        ]
+        if let remote = outcome.remote {
+            metadata[LogKeys.host] = "\(remote.host)"
+            metadata[LogKeys.remote] = "\(remote.address)"
+            if let version = remote.tlsVersion { metadata[LogKeys.tlsVersion] = "\(version)" }
+        }
+        if let reply = outcome.reply {
+            metadata[LogKeys.reply] = "\(reply.code) \(reply.text)"
+        } else if let reason = outcome.reason {
+            metadata[LogKeys.reason] = "\(reason)"
+        }
+        self.logger.info("Attempt", metadata: metadata)
+    }
+
+    // MARK: Shutdown
+
+    private func drain() async {
+        self.feed { core, _ in core.drain() }
+        let deadline = ContinuousClock.now + Self.drainDeadline
+        while !self.core.isQuiet, ContinuousClock.now < deadline {
+            self.feed { core, now in core.flush(now: now) }
+            // Paced, not synchronised: the connections' own events change the state meanwhile.
+            try? await Task.sleep(for: .milliseconds(20))
+        }
+        for connection in self.connections.values { connection.close() }
+    }
+
+    // MARK: Connections
+
+    /// Calls back on the loop, which is the actor's executor.
+    private struct Delegate: OutboundConnectionDelegate {
+        unowned let engine: DeliveryEngine
+
+        func connectionBecameReady(_ id: UInt64, facts: OutboundSessionFacts) {
+            self.engine.assumeIsolated {
+                $0.feed { core, now in core.connectionReady(id, facts: facts, now: now) }
+            }
+        }
+
+        func connection(_ id: UInt64, finished result: TransactionResult, isReusable: Bool) {
+            self.engine.assumeIsolated {
+                $0.feed { core, now in
+                    core.finished(connection: id, result: result, isReusable: isReusable, now: now)
+                }
+            }
+        }
+
+        func connectionClosed(_ id: UInt64, failure: DeliveryFailure?) {
+            self.engine.assumeIsolated {
+                $0.connections[id] = nil
+                $0.feed { core, now in core.connectionClosed(id, failure: failure, now: now) }
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+import NodeSupport
+import Records
+
+/// The counters of delivery, resolved once.
+struct DeliveryMetrics: Sendable {
+    let parked: Counter
+    let dead: Counter
+    private let outcomes: [Outcome.Kind: Counter]
+    private let deliveryTime: Histogram
+    private let attemptTime: Histogram
+
+    init(registry: MetricsRegistry) {
+        self.parked = registry.counter(
+            "posthorn_parked_total", help: "Records re-published without an attempt because their site was not available.")
+        self.dead = registry.counter(
+            "posthorn_dead_records_total", help: "Records that could not be used and went to posthorn.dead.")
+        self.outcomes = Dictionary(
+            uniqueKeysWithValues: Outcome.Kind.allCases.map { kind in
+                (
+                    kind,
+                    registry.counter(
+                        "posthorn_outcomes_total", help: "What attempts and decisions came to, by recipient.",
+                        labels: ["outcome": kind.rawValue])
+                )
+            })
+        self.deliveryTime = registry.histogram(
+            "posthorn_delivery_seconds", help: "From acceptance to delivery, by recipient.")
+        self.attemptTime = registry.histogram(
+            "posthorn_attempt_seconds", help: "From handing a transaction to a connection to its last reply.")
+    }
+
+    func count(_ outcome: Outcome) {
+        self.outcomes[outcome.kind]?.increment()
+        if outcome.kind == .delivered {
+            self.deliveryTime.observe(nanoseconds: (outcome.time - outcome.acceptedAt) * 1_000_000)
+        }
+        if let duration = outcome.duration { self.attemptTime.observe(nanoseconds: duration * 1_000) }
+    }
+}
