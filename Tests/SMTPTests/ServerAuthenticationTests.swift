@@ -67,7 +67,9 @@ struct ServerAuthenticationTests {
             return
         }
         let verifier = Digest.hmacSHA256(
-            key: Self.record.serverKey, message: Array("\(bare),\(first),\(withoutProof)".utf8))
+            key: Self.record.serverKey,
+            message: Array("\(bare),\(first),\(withoutProof)".utf8)
+        )
         #expect(answer == "334 \(Self.encoded("v=\(Base64.encode(verifier))"))\r\n")
         #expect(harness.send("\r\n").hasPrefix("235 2.7.0"))
         #expect(harness.session.facts.authenticatedIdentity == "user")

@@ -85,6 +85,9 @@ struct ServerSessionTests {
         #expect(harness.codes(Self.envelope + "DATA\r\nx\r\n.\r\n") == [250, 250, 354, 451])
         harness.publishFailure = nil
         #expect(harness.codes(Self.envelope + "DATA\r\nx\r\n.\r\n") == [250, 250, 354, 250])
+        harness.publishFailure = .serviceUnavailable
+        #expect(harness.codes(Self.envelope + "DATA\r\nx\r\n.\r\nNOOP\r\n") == [250, 250, 354, 421])
+        #expect(harness.isClosed)
     }
 
     static let sequences: [(String, [Int])] = [

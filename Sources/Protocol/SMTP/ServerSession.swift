@@ -173,7 +173,7 @@ public struct ServerSession: Sendable {
     }
 
     /// The message was not taken: the log refused or timed out (``Reply/notStored``), or it was refused after a look
-    /// at its content. The session goes on.
+    /// at its content. The session goes on, unless the reply is 421.
     public mutating func publishFailed(_ reply: Reply) -> Action {
         precondition(reply.isNegative, "A failure must not look like success.")
         self.takePublishing()
@@ -322,8 +322,9 @@ public struct ServerSession: Sendable {
 
     // MARK: Answers
 
-    /// Answers, and gives up on a peer that makes too many errors.
+    /// Answers, and gives up on a peer that makes too many errors. 421 always closes (RFC 5321 §3.8).
     mutating func answer(_ reply: Reply, discardsContent: Bool = false) -> Action {
+        if reply.code == 421 { return self.close(reply) }
         if reply.isPermanentNegative {
             self.errorCount += 1
             if self.errorCount >= self.configuration.limits.errorCountMax { return self.close(.tooManyErrors) }
