@@ -1,0 +1,74 @@
+import ClusterLog
+import Mail
+import NIOCore
+import Records
+
+/// Turns an accepted message into the records that carry it (DESIGN §2).
+enum MessageRecords {
+    /// Octets of envelope a record is filled to; below ``QueueEntry/sizeMax`` so that the estimate may err.
+    static let envelopeSizeMax = 60 * 1024
+    /// Octets that one recipient takes besides its texts.
+    private static let recipientOverhead = 24
+
+    /// One record as a rule: in its domain's partition if there is one domain, else under the message's id. More than
+    /// one when the recipients or the envelope are too many for one; to be appended together.
+    static func make(_ envelope: Envelope, content: ByteBuffer) throws(RecordLogError) -> [Record] {
+        let key = Self.key(of: envelope)
+        let groups = Self.groups(envelope)
+        if groups.count <= 1 {
+            return [try QueueEntry(envelope: envelope).record(topic: .accepted, key: key, content: content)]
+        }
+        var records: [Record] = []
+        records.reserveCapacity(groups.count)
+        for group in groups {
+            var part = envelope
+            part.recipients = Array(envelope.recipients[group])
+            records.append(try QueueEntry(envelope: part).record(topic: .accepted, key: key, content: content))
+        }
+        return records
+    }
+
+    /// Recipients given twice with the same wishes get the message once. Indices stay as they are.
+    static func withoutDuplicates(_ recipients: [Recipient]) -> [Recipient] {
+        guard recipients.count > 1 else { return recipients }
+        var seen: Set<Recipient> = []
+        seen.reserveCapacity(recipients.count)
+        return recipients.filter { recipient in
+            var key = recipient
+            key.index = 0
+            return seen.insert(key).inserted
+        }
+    }
+
+    private static func key(of envelope: Envelope) -> String {
+        guard let first = envelope.recipients.first?.mailbox.domain,
+            envelope.recipients.allSatisfy({ $0.mailbox.domain == first })
+        else { return envelope.messageID.description }
+        return first.text
+    }
+
+    /// Ranges of recipients, one a record.
+    private static func groups(_ envelope: Envelope) -> [Range<Int>] {
+        var base = 256 + (envelope.envelopeID?.utf8.count ?? 0) + (envelope.reversePath?.size ?? 0)
+        base += envelope.origin.clientName.utf8.count + (envelope.origin.authenticatedIdentity?.utf8.count ?? 0)
+        base += envelope.origin.listener.utf8.count
+        var groups: [Range<Int>] = []
+        var start = 0
+        var size = base
+        for (index, recipient) in envelope.recipients.enumerated() {
+            let count = recipient.mailbox.size + (recipient.originalRecipient?.utf8.count ?? 0) + Self.recipientOverhead
+            if index > start, size + count > Self.envelopeSizeMax || index - start == QueueEntry.recipientCountMax {
+                groups.append(start..<index)
+                start = index
+                size = base
+            }
+            size += count
+        }
+        groups.append(start..<envelope.recipients.count)
+        return groups
+    }
+}
+
+extension Mailbox {
+    fileprivate var size: Int { self.localPart.utf8.count + self.domain.text.utf8.count }
+}
