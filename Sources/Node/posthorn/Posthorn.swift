@@ -16,11 +16,18 @@ struct Posthorn: AsyncParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            RunCommand.self, CheckConfigCommand.self, QueueCommand.self, CredentialsCommand.self, SinkCommand.self,
+            RunCommand.self, CheckConfigCommand.self, QueueCommand.self, CredentialsCommand.self, SendmailCommand.self,
+            SinkCommand.self,
         ]
     )
 
     static func main() async {
-        await self.main(nil)
+        let name = CommandLine.arguments.first.map { URL(fileURLWithPath: $0).lastPathComponent }
+        switch name {
+        case "sendmail": Foundation.exit(SendmailCommand.run(Array(CommandLine.arguments.dropFirst())))
+        case "mailq": await self.main(["queue", "list"])
+        case "newaliases": Foundation.exit(SystemExit.ok)
+        default: await self.main(nil)
+        }
     }
 }

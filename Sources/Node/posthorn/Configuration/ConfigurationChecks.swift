@@ -58,7 +58,7 @@ struct ConfigurationChecks {
     // MARK: - Listeners
 
     private func checkListeners() {
-        if self.configuration.listeners.isEmpty {
+        if self.configuration.listeners.isEmpty, self.reading.problems.isEmpty {
             self.reading.report(
                 "listeners",
                 "There are none.",

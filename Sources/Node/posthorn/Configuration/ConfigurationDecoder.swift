@@ -45,7 +45,9 @@ struct ConfigurationDecoder {
 
     private func decodeListener(_ section: ConfigurationSection) -> NodeConfiguration.Listener? {
         var kind = NodeConfiguration.Listener.Kind.relay
+        let problemCount = self.reading.problems.count
         section.read("kind", as: .choice, into: &kind)
+        let isKindKnown = self.reading.problems.count == problemCount
         var name = kind.rawValue
         section.read("name", as: .listenerName, into: &name)
         var address = "::"
@@ -71,6 +73,8 @@ struct ConfigurationDecoder {
             section.read("names", asListOf: .text, into: &names)
             certificates = .init(authorityFile: authority ?? "", names: names)
         }
+        // What follows from a kind nobody meant would only confuse.
+        guard isKindKnown else { return nil }
         return .init(
             name: name,
             kind: kind,
@@ -92,7 +96,7 @@ struct ConfigurationDecoder {
 
     private func decode(_ section: ConfigurationSection, into limits: inout NodeConfiguration.Limits) {
         let many = 1...1_000_000_000
-        section.read("message-size", as: .size(1024...Int(Int32.max)), into: &limits.messageSizeMax)
+        section.read("message-size", as: .size(1024...1 << 30), into: &limits.messageSizeMax)
         section.read("recipients", as: .count(100...100_000), into: &limits.recipientCountMax)
         section.read("sessions", as: .count(1...1_000_000), into: &limits.sessionCountMax)
         section.read("sessions-per-address", as: .count(1...1_000_000), into: &limits.sessionCountPerAddressMax)
@@ -101,7 +105,7 @@ struct ConfigurationDecoder {
         section.read("junk-commands", as: .count(many), into: &limits.junkCommandCountMax)
         section.read("octets-in-flight", as: .size(1 << 20...Int.max), into: &limits.octetsInFlightMax)
         section.read("hop-count", as: .count(10...1000), into: &limits.hopCountMax)
-        section.read("header-size", as: .size(16 << 10...Int(Int32.max)), into: &limits.headerSizeMax)
+        section.read("header-size", as: .size(16 << 10...1 << 30), into: &limits.headerSizeMax)
     }
 
     private func decode(_ section: ConfigurationSection, into timeouts: inout NodeConfiguration.Timeouts) {

@@ -10,6 +10,8 @@ struct ConfigurationLoader {
     /// Where the file is when nobody says.
     static let defaultPath = "/etc/posthorn/posthorn.yaml"
     private static let prefix = "POSTHORN_"
+    /// Variables of ours that are no keys: where the file is, and where sendmail finds the node.
+    private static let otherVariables = ["POSTHORN_CONFIG", "POSTHORN_SERVER"]
 
     var environment: [String: String] = ProcessInfo.processInfo.environment
     var files = FileProbe()
@@ -67,7 +69,9 @@ struct ConfigurationLoader {
                 .sorted {
                     ($0.element.line, $0.offset) < ($1.element.line, $1.offset)
                 }
-            throw ConfigurationProblems(problems: sorted.map(\.element.problem))
+            // Several routes of one section say the same.
+            var seen: Set<ConfigurationProblem> = []
+            throw ConfigurationProblems(problems: sorted.map(\.element.problem).filter { seen.insert($0).inserted })
         }
         return configuration
     }
@@ -75,7 +79,7 @@ struct ConfigurationLoader {
     /// Puts `POSTHORN_RELAY_NETWORKS=...` in the place of `relay.networks`, and so on for every key.
     private func override(_ root: inout ConfigurationItem, _ reading: ConfigurationReading) {
         let names = self.environment.keys.filter {
-            $0.hasPrefix(Self.prefix) && !$0.hasPrefix("POSTHORN_TEST_") && $0 != "POSTHORN_CONFIG"
+            $0.hasPrefix(Self.prefix) && !$0.hasPrefix("POSTHORN_TEST_") && !Self.otherVariables.contains($0)
         }
         guard !names.isEmpty else { return }
         // Reading nothing tells which keys there are.

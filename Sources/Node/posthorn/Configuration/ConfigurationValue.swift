@@ -83,7 +83,9 @@ extension ConfigurationValue where Value == Int {
 
     /// Octets: `4096`, `64KiB`, `50 MiB`, `1G`. Powers of 1024, except for kB, MB, GB.
     static func size(_ range: ClosedRange<Int> = 1...Int.max) -> Self {
-        let bounds = range.lowerBound > 1 ? " of \(Self.describe(range.lowerBound)) or more" : ""
+        let isBounded = range.upperBound < Int.max
+        let upper = isBounded ? " to \(Self.describe(range.upperBound))" : " or more"
+        let bounds = range.lowerBound > 1 || isBounded ? " of \(Self.describe(range.lowerBound))\(upper)" : ""
         return Self(noun: "a size\(bounds)", hint: "Write a number with a unit, like 64KiB, 50MiB or 2GiB.") { text in
             let digits = text.prefix { ("0"..."9").contains($0) }
             guard let number = Self.digits(String(digits)) else { return nil }
@@ -116,8 +118,9 @@ extension ConfigurationValue where Value == Int {
 extension ConfigurationValue where Value == Duration {
     /// `500ms`, `30s`, `5m`, `4h`, `5d`, `1w`, or several: `1h30m`.
     static func duration(_ range: ClosedRange<Duration> = .milliseconds(1) ... .seconds(3650 * 86400)) -> Self {
+        let isBounded = range.lowerBound > .milliseconds(1)
         let bounds =
-            range.lowerBound > .milliseconds(1) ? " of \(Self.describe(range.lowerBound)) or more" : ""
+            isBounded ? " of \(Self.describe(range.lowerBound)) to \(Self.describe(range.upperBound))" : ""
         return Self(noun: "a duration\(bounds)", hint: "Write a number with a unit, like 30s, 5m, 4h or 5d.") { text in
             guard let value = Self.parseDuration(text), range.contains(value) else { return nil }
             return value

@@ -51,6 +51,7 @@ final class SinkSession: ChannelInboundHandler {
     private var recipients: [String] = []
     private var captured: [UInt8] = []
     private var contentSize = 0
+    private var isDotStuffed = false
     private let keepsEnvelope: Bool
 
     init(shared: Shared) {
@@ -298,6 +299,7 @@ final class SinkSession: ChannelInboundHandler {
             return self.refuse(.data, refusal, context)
         }
         self.mode = .content(isAtStart: true)
+        self.isDotStuffed = true
         self.answer(.data, "354 Go ahead", context)
     }
 
@@ -347,7 +349,7 @@ final class SinkSession: ChannelInboundHandler {
                 try self.shared.files.accepted(
                     reversePath: self.reversePath,
                     recipients: self.recipients,
-                    content: self.captured
+                    content: self.isDotStuffed ? Self.unstuffed(self.captured) : self.captured
                 )
             } catch {
                 let text = "452 4.3.1 The sink cannot write its files"
@@ -367,10 +369,23 @@ final class SinkSession: ChannelInboundHandler {
         }
     }
 
+    /// Without the dots that DATA adds (RFC 5321 §4.5.2).
+    private static func unstuffed(_ content: [UInt8]) -> [UInt8] {
+        var result: [UInt8] = []
+        result.reserveCapacity(content.count)
+        var isLineStart = true
+        for octet in content {
+            if !isLineStart || octet != 0x2e { result.append(octet) }
+            isLineStart = octet == 0x0a
+        }
+        return result
+    }
+
     private func reset() {
         self.hasSender = false
         self.recipientCount = 0
         self.contentSize = 0
+        self.isDotStuffed = false
         if self.keepsEnvelope {
             self.reversePath = ""
             self.recipients.removeAll(keepingCapacity: true)
