@@ -15,40 +15,69 @@ public enum FailurePolicy {
             return self.failure(phase, reply)
         case .unexpectedReply(let reply):
             return DeliveryFailure(
-                scope: self.scope(ofLossIn: phase), isPermanent: false, phase: phase, reply: reply,
-                status: EnhancedStatusCode(4, 5, 0), text: "The server sent a reply that answers no command.")
+                scope: self.scope(ofLossIn: phase),
+                isPermanent: false,
+                phase: phase,
+                reply: reply,
+                status: EnhancedStatusCode(4, 5, 0),
+                text: "The server sent a reply that answers no command."
+            )
         case .malformedReply:
             return self.loss(phase, EnhancedStatusCode(4, 5, 0), "The server broke the protocol.")
         case .connectionLost:
             return self.loss(
-                phase, EnhancedStatusCode(4, 4, phase == .connect ? 1 : 2),
-                phase == .connect ? "Cannot connect." : "The connection was lost \(self.name(phase)).")
+                phase,
+                EnhancedStatusCode(4, 4, phase == .connect ? 1 : 2),
+                phase == .connect ? "Cannot connect." : "The connection was lost \(self.name(phase))."
+            )
         case .timedOut:
             return self.loss(
-                phase, EnhancedStatusCode(4, 4, phase == .connect ? 1 : 2),
-                phase == .connect ? "Connecting took too long." : "The server took too long \(self.name(phase)).")
+                phase,
+                EnhancedStatusCode(4, 4, phase == .connect ? 1 : 2),
+                phase == .connect ? "Connecting took too long." : "The server took too long \(self.name(phase))."
+            )
         case .aborted:
             return DeliveryFailure(
-                scope: .session, isPermanent: false, phase: phase, status: EnhancedStatusCode(4, 3, 2),
-                text: "The attempt was ended on this side before the message was handed over.")
+                scope: .session,
+                isPermanent: false,
+                phase: phase,
+                status: EnhancedStatusCode(4, 3, 2),
+                text: "The attempt was ended on this side before the message was handed over."
+            )
         case .tlsNotOffered, .tlsFailed, .authenticationNotOffered, .authenticationUnprotected, .authenticationBroken:
             return self.securityFailure(phase, failure.cause)
         case .internationalizationNotOffered:
             return DeliveryFailure(
-                scope: .message, isPermanent: true, phase: phase, status: EnhancedStatusCode(5, 6, 7),
-                text: "The message needs SMTPUTF8, which the server does not offer.")
+                scope: .message,
+                isPermanent: true,
+                phase: phase,
+                status: EnhancedStatusCode(5, 6, 7),
+                text: "The message needs SMTPUTF8, which the server does not offer."
+            )
         case .eightBitNotOffered:
             return DeliveryFailure(
-                scope: .message, isPermanent: true, phase: phase, status: EnhancedStatusCode(5, 6, 3),
-                text: "The message needs 8BITMIME, which the server does not offer, and cannot be converted.")
+                scope: .message,
+                isPermanent: true,
+                phase: phase,
+                status: EnhancedStatusCode(5, 6, 3),
+                text: "The message needs 8BITMIME, which the server does not offer, and cannot be converted."
+            )
         case .contentTooLarge(let limit):
             return DeliveryFailure(
-                scope: .message, isPermanent: true, phase: phase, status: EnhancedStatusCode(5, 3, 4),
-                text: "The message is larger than the \(limit) octets that the server takes.")
+                scope: .message,
+                isPermanent: true,
+                phase: phase,
+                status: EnhancedStatusCode(5, 3, 4),
+                text: "The message is larger than the \(limit) octets that the server takes."
+            )
         case .unsendableEnvelope:
             return DeliveryFailure(
-                scope: .message, isPermanent: true, phase: phase, status: EnhancedStatusCode(5, 1, 3),
-                text: "An address of the envelope cannot be written as an SMTP command.")
+                scope: .message,
+                isPermanent: true,
+                phase: phase,
+                status: EnhancedStatusCode(5, 1, 3),
+                text: "An address of the envelope cannot be written as an SMTP command."
+            )
         }
     }
 
@@ -61,8 +90,12 @@ public enum FailurePolicy {
         let candidates = temporary.isEmpty ? failures : temporary
         guard var conclusion = candidates.max(by: { self.weight($0) < self.weight($1) }) else {
             return DeliveryFailure(
-                scope: .site, isPermanent: false, phase: .routing, status: EnhancedStatusCode(4, 4, 4),
-                text: "There is no address to connect to.")
+                scope: .site,
+                isPermanent: false,
+                phase: .routing,
+                status: EnhancedStatusCode(4, 4, 4),
+                text: "There is no address to connect to."
+            )
         }
         if conclusion.scope == .host || conclusion.scope == .session { conclusion.scope = .site }
         return conclusion
@@ -107,8 +140,13 @@ public enum FailurePolicy {
         }
         if isPermanent != (status.classification == 5) { status.classification = isPermanent ? 5 : 4 }
         return DeliveryFailure(
-            scope: scope, isPermanent: isPermanent, phase: phase, reply: reply, status: status,
-            text: "The server refused \(self.object(phase)).")
+            scope: scope,
+            isPermanent: isPermanent,
+            phase: phase,
+            reply: reply,
+            status: status,
+            text: "The server refused \(self.object(phase))."
+        )
     }
 
     /// `452 4.5.3`, and 552 as RFC 821 had it: RFC 5321 §4.5.3.1.10 wants both taken for "the others later". A 552
@@ -149,10 +187,17 @@ public enum FailurePolicy {
     // MARK: No reply
 
     private static func loss(
-        _ phase: DeliveryFailure.Phase, _ status: EnhancedStatusCode, _ text: String
+        _ phase: DeliveryFailure.Phase,
+        _ status: EnhancedStatusCode,
+        _ text: String
     ) -> DeliveryFailure {
         DeliveryFailure(
-            scope: self.scope(ofLossIn: phase), isPermanent: false, phase: phase, status: status, text: text)
+            scope: self.scope(ofLossIn: phase),
+            isPermanent: false,
+            phase: phase,
+            status: status,
+            text: text
+        )
     }
 
     /// Before anything was asked for a message, the next host may do better; later, another session may.
@@ -165,7 +210,8 @@ public enum FailurePolicy {
 
     /// Without the protection that was asked for, mail waits: it is neither sent nor returned.
     private static func securityFailure(
-        _ phase: DeliveryFailure.Phase, _ cause: ClientFailure.Cause
+        _ phase: DeliveryFailure.Phase,
+        _ cause: ClientFailure.Cause
     ) -> DeliveryFailure {
         let (status, text): (EnhancedStatusCode, String) =
             switch cause {

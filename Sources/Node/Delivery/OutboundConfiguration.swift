@@ -17,8 +17,12 @@ public struct OutboundConfiguration: Sendable {
     public var addressDelay: TimeAmount
 
     public init(
-        name: String, timeouts: ClientTimeouts = ClientTimeouts(), sourceAddresses: [SocketAddress] = [],
-        unverifiedTLS: NIOSSLContext, verifiedTLS: NIOSSLContext, addressDelay: TimeAmount = .milliseconds(250)
+        name: String,
+        timeouts: ClientTimeouts = ClientTimeouts(),
+        sourceAddresses: [SocketAddress] = [],
+        unverifiedTLS: NIOSSLContext,
+        verifiedTLS: NIOSSLContext,
+        addressDelay: TimeAmount = .milliseconds(250)
     ) {
         self.name = name
         self.timeouts = timeouts
@@ -32,7 +36,9 @@ public struct OutboundConfiguration: Sendable {
     ///
     /// - Throws: `NIOSSLError` when the system's trust store cannot be read.
     public init(
-        name: String, timeouts: ClientTimeouts = ClientTimeouts(), sourceAddresses: [SocketAddress] = []
+        name: String,
+        timeouts: ClientTimeouts = ClientTimeouts(),
+        sourceAddresses: [SocketAddress] = []
     ) throws {
         var unverified = TLSConfiguration.makeClientConfiguration()
         // Any TLS is better than what comes instead, the clear.
@@ -41,9 +47,12 @@ public struct OutboundConfiguration: Sendable {
         var verified = TLSConfiguration.makeClientConfiguration()
         verified.minimumTLSVersion = .tlsv12
         self.init(
-            name: name, timeouts: timeouts, sourceAddresses: sourceAddresses,
+            name: name,
+            timeouts: timeouts,
+            sourceAddresses: sourceAddresses,
             unverifiedTLS: try NIOSSLContext(configuration: unverified),
-            verifiedTLS: try NIOSSLContext(configuration: verified))
+            verifiedTLS: try NIOSSLContext(configuration: verified)
+        )
     }
 }
 

@@ -41,17 +41,28 @@ public final class OutboundConnection {
     ///
     /// - Parameter loop: the caller is on it.
     public static func open(
-        id: UInt64, target: OutboundTarget, on loop: any EventLoop, configuration: OutboundConfiguration,
+        id: UInt64,
+        target: OutboundTarget,
+        on loop: any EventLoop,
+        configuration: OutboundConfiguration,
         delegate: any OutboundConnectionDelegate
     ) -> OutboundConnection {
         let connection = OutboundConnection(
-            id: id, target: target, loop: loop.assumeIsolated(), configuration: configuration, delegate: delegate)
+            id: id,
+            target: target,
+            loop: loop.assumeIsolated(),
+            configuration: configuration,
+            delegate: delegate
+        )
         connection.connectToEndpoint()
         return connection
     }
 
     private init(
-        id: UInt64, target: OutboundTarget, loop: NIOIsolatedEventLoop, configuration: OutboundConfiguration,
+        id: UInt64,
+        target: OutboundTarget,
+        loop: NIOIsolatedEventLoop,
+        configuration: OutboundConfiguration,
         delegate: any OutboundConnectionDelegate
     ) {
         self.id = id
@@ -70,14 +81,21 @@ public final class OutboundConnection {
         precondition(self.current == nil, "A transaction is under way.")
         let now = NIODeadline.now()
         self.current = Current(
-            transaction: transaction.id, recipientCount: transaction.recipients.count, beganAt: now)
+            transaction: transaction.id,
+            recipientCount: transaction.recipients.count,
+            beganAt: now
+        )
         guard case .session(let handler) = self.state, handler.session.isReady, !transaction.recipients.isEmpty else {
             // The connection ended a moment ago, and its owner is about to be told.
             let failure = ClientFailure(.idle, .connectionLost)
             self.reportLater(
                 ClientTransactionOutcome(
-                    recipients: transaction.recipients.map { _ in .failed(failure) }, isDSNPassedOn: false,
-                    isInDoubt: false, isReusable: false))
+                    recipients: transaction.recipients.map { _ in .failed(failure) },
+                    isDSNPassedOn: false,
+                    isInDoubt: false,
+                    isReusable: false
+                )
+            )
             return
         }
         let (request, content) = OutboundContent.prepare(transaction, for: handler.session.capabilities)
@@ -149,11 +167,13 @@ public final class OutboundConnection {
             self.target.tls == .verified ? self.configuration.verifiedTLS : self.configuration.unverifiedTLS
         let isVerified = self.target.tls == .verified
         let handler = OutboundSessionHandler(
-            configuration: self.sessionConfiguration(), isImplicitTLS: self.target.isImplicitTLS, owner: self
+            configuration: self.sessionConfiguration(),
+            isImplicitTLS: self.target.isImplicitTLS,
+            owner: self
         ) {
             do {
                 return try NIOSSLClientHandler(context: context, serverHostname: endpoint.host)
-            } catch where !isVerified {
+            } catch  where !isVerified {
                 // An address or an odd name is no SNI (RFC 6066 §3); the certificate is not looked at anyway.
                 return try NIOSSLClientHandler(context: context, serverHostname: nil)
             }
@@ -185,7 +205,8 @@ public final class OutboundConnection {
             credentials: credentials.map { ClientConfiguration.Credentials(user: $0.user, password: $0.password) },
             isLoopback: self.address?.isLoopback ?? false,
             nonce: credentials == nil ? "" : (0..<3).map { _ in String(random.next(), radix: 36) }.joined(),
-            timeouts: self.configuration.timeouts)
+            timeouts: self.configuration.timeouts
+        )
     }
 
     // MARK: Reporting
@@ -208,9 +229,13 @@ public final class OutboundConnection {
         self.delegate.connection(
             self.id,
             finished: TransactionResult(
-                transactionID: current.transaction, results: results, duration: duration,
-                isInDoubt: outcome.isInDoubt),
-            isReusable: isReusable)
+                transactionID: current.transaction,
+                results: results,
+                duration: duration,
+                isInDoubt: outcome.isInDoubt
+            ),
+            isReusable: isReusable
+        )
     }
 
     private func reportClosed(_ failure: DeliveryFailure?) {
@@ -234,7 +259,9 @@ extension OutboundConnection: OutboundSessionOwner {
                 isTLSVerified: handler.session.isSecured && self.target.tls == .verified,
                 isTLSAvoided: self.isTLSAvoided,
                 recipientCountMax: handler.session.recipientCountMax,
-                contentSizeMax: handler.session.capabilities.contentSizeMax))
+                contentSizeMax: handler.session.capabilities.contentSizeMax
+            )
+        )
     }
 
     func session(_ handler: OutboundSessionHandler, finished outcome: ClientTransactionOutcome, isReusable: Bool) {

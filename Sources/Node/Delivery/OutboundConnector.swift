@@ -1,5 +1,6 @@
 import NIOCore
 import NIOPosix
+import SMTP
 
 /// Connects to the first of some addresses that answers, in the manner of RFC 8305 §5.
 ///
@@ -7,7 +8,7 @@ import NIOPosix
 /// Confined to its event loop. The completion is called once, never from within ``start()``, and not after
 /// ``cancel()``.
 final class OutboundConnector {
-    enum Failure: Hashable, Sendable {
+    enum Failure: Error, Hashable, Sendable {
         /// Every address refused, or is unreachable.
         case refused
         /// The last address to fail did not answer in time.
@@ -26,7 +27,9 @@ final class OutboundConnector {
     private var completion: ((Result<any Channel, Failure>) -> Void)?
 
     init(
-        addresses: [SocketAddress], on loop: NIOIsolatedEventLoop, configuration: OutboundConfiguration,
+        addresses: [SocketAddress],
+        on loop: NIOIsolatedEventLoop,
+        configuration: OutboundConfiguration,
         completion: @escaping (Result<any Channel, Failure>) -> Void
     ) {
         self.loop = loop
@@ -54,13 +57,14 @@ final class OutboundConnector {
             return
         }
         self.connectingCount += 1
-        self.connect(to: address).assumeIsolated().whenComplete { result in
-            self.connectingCount -= 1
-            switch result {
-            case .success(let channel): self.connected(channel)
-            case .failure(let error): self.failed(error)
+        self.connect(to: address).assumeIsolated()
+            .whenComplete { result in
+                self.connectingCount -= 1
+                switch result {
+                case .success(let channel): self.connected(channel)
+                case .failure(let error): self.failed(error)
+                }
             }
-        }
         if self.completion != nil, !self.waiting.isEmpty {
             self.nextStart = self.loop.scheduleTask(in: self.configuration.addressDelay) { self.startNext() }
         }

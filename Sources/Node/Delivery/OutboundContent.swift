@@ -7,7 +7,8 @@ enum OutboundContent {
     /// Content with octets above 127 is converted for a host without 8BITMIME (RFC 6152 §3); if it cannot be, the
     /// session refuses the transaction. All other content goes as it is.
     static func prepare(
-        _ transaction: OutboundTransaction, for capabilities: ClientCapabilities
+        _ transaction: OutboundTransaction,
+        for capabilities: ClientCapabilities
     ) -> (ClientTransaction, ByteBuffer) {
         var content = transaction.content
         var request = ClientTransaction(
@@ -16,7 +17,8 @@ enum OutboundContent {
             contentSize: content.readableBytes,
             isEightBit: transaction.bodyType == .eightBitMIME,
             returnContent: transaction.returnContent,
-            envelopeID: transaction.envelopeID)
+            envelopeID: transaction.envelopeID
+        )
         let hasEightBit = content.withUnsafeReadableBytes { $0.hasEightBit(0..<$0.count) }
         guard hasEightBit else { return (request, content) }
 

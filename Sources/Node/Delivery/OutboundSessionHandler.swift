@@ -57,7 +57,9 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     private var timerDeadline = NIODeadline.distantFuture
 
     init(
-        configuration: ClientConfiguration, isImplicitTLS: Bool, owner: any OutboundSessionOwner,
+        configuration: ClientConfiguration,
+        isImplicitTLS: Bool,
+        owner: any OutboundSessionOwner,
         makeTLSHandler: @escaping () throws -> NIOSSLClientHandler
     ) {
         self.session = ClientSession(configuration: configuration, isSecured: isImplicitTLS)

@@ -94,7 +94,10 @@ struct ClientAuthentication: Sendable {
         let withoutProof = Array("c=biws,r=".utf8) + nonce
         let authMessage = Array("\(clientFirstBare),".utf8) + serverFirst + Array(",".utf8) + withoutProof
         let salted = Digest.pbkdf2SHA256(
-            password: Array(self.credentials.password.utf8), salt: salt, iterations: iterations)
+            password: Array(self.credentials.password.utf8),
+            salt: salt,
+            iterations: iterations
+        )
         let clientKey = Digest.hmacSHA256(key: salted, message: Array("Client Key".utf8))
         let storedKey = Digest.sha256(clientKey)
         let clientSignature = Digest.hmacSHA256(key: storedKey, message: authMessage)

@@ -43,9 +43,10 @@ public struct ClientCapabilities: Hashable, Sendable {
 
     /// One line: `ehlo-keyword *( SP ehlo-param )`.
     mutating func add(_ line: UnsafeRawBufferPointer) {
-        let words = line.split(separator: UInt8(ascii: " "), maxSplits: 32).map {
-            UnsafeRawBufferPointer(rebasing: $0)
-        }
+        let words = line.split(separator: UInt8(ascii: " "), maxSplits: 32)
+            .map {
+                UnsafeRawBufferPointer(rebasing: $0)
+            }
         guard let keyword = words.first else { return }
         let parameters = words.dropFirst()
         if keyword.equals("PIPELINING") {

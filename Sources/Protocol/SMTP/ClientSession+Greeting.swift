@@ -89,7 +89,9 @@ extension ClientSession {
     }
 
     mutating func receivedAuthentication(
-        _ authentication: ClientAuthentication, _ code: Int, isLast: Bool
+        _ authentication: ClientAuthentication,
+        _ code: Int,
+        isLast: Bool
     ) -> Action {
         guard isLast else { return self.fail(self.cause(code, isExpected: false)) }
         var authentication = authentication

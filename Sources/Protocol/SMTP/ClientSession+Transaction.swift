@@ -56,7 +56,8 @@ struct OpenTransaction: Sendable {
             recipients: self.outcomes.map { $0 ?? .failed(failure) },
             isDSNPassedOn: self.isDSNPassedOn,
             isInDoubt: isInDoubt,
-            isReusable: isReusable)
+            isReusable: isReusable
+        )
     }
 
     /// The session ended.
@@ -69,7 +70,10 @@ struct OpenTransaction: Sendable {
             }
         }
         return self.outcome(
-            failure: self.failure ?? ClientFailure(self.phase, cause), isInDoubt: isInDoubt, isReusable: false)
+            failure: self.failure ?? ClientFailure(self.phase, cause),
+            isInDoubt: isInDoubt,
+            isReusable: false
+        )
     }
 }
 
@@ -94,7 +98,8 @@ extension ClientSession {
             outcomes: Array(repeating: nil, count: transaction.recipients.count),
             isPipelined: self.capabilities.hasPipelining,
             isLMTP: self.configuration.wire == .lmtp,
-            isDSNPassedOn: hasNotifications)
+            isDSNPassedOn: hasNotifications
+        )
         var isSendable = true
         if self.needsReset { self.outbound.append(literal: "RSET\r\n") }
         if open.isPipelined {
@@ -141,7 +146,10 @@ extension ClientSession {
     private func refused(_ transaction: ClientTransaction, _ failure: ClientFailure) -> ClientTransactionOutcome {
         ClientTransactionOutcome(
             recipients: transaction.recipients.map { _ in .failed(failure) },
-            isDSNPassedOn: false, isInDoubt: false, isReusable: true)
+            isDSNPassedOn: false,
+            isInDoubt: false,
+            isReusable: true
+        )
     }
 
     /// Gives the transaction a reply. Every path puts a state back; `closed` is one.
@@ -177,8 +185,11 @@ extension ClientSession {
             guard code >= 400 else { return self.endUnexpected(open) }
             return .finished(
                 open.outcome(
-                    failure: ClientFailure(.content, .reply(self.parser.makeReply())), isInDoubt: false,
-                    isReusable: false))
+                    failure: ClientFailure(.content, .reply(self.parser.makeReply())),
+                    isInDoubt: false,
+                    isReusable: false
+                )
+            )
         case .finalDot(let index):
             if let action = self.receivedFinalDot(&open, index, code, isLast: isLast) { return action }
         case .loneDot:
@@ -192,7 +203,10 @@ extension ClientSession {
 
     /// Returns the action only when the transaction is over.
     private mutating func receivedRCPT(
-        _ open: inout OpenTransaction, _ index: Int, _ code: Int, isLast: Bool
+        _ open: inout OpenTransaction,
+        _ index: Int,
+        _ code: Int,
+        isLast: Bool
     ) -> Action? {
         if code / 100 == 2 {
             open.acceptedCount += 1
@@ -236,7 +250,10 @@ extension ClientSession {
     }
 
     private mutating func receivedFinalDot(
-        _ open: inout OpenTransaction, _ index: Int, _ code: Int, isLast: Bool
+        _ open: inout OpenTransaction,
+        _ index: Int,
+        _ code: Int,
+        isLast: Bool
     ) -> Action? {
         let reply = self.parser.makeReply()
         let outcome: ClientRecipientOutcome
@@ -270,8 +287,11 @@ extension ClientSession {
         let isBelowMax = self.capabilities.transactionCountMax.map { self.transactionCount < $0 } ?? true
         return .finished(
             open.outcome(
-                failure: open.failure ?? ClientFailure(.finalDot, .aborted), isInDoubt: false,
-                isReusable: isLast && isBelowMax))
+                failure: open.failure ?? ClientFailure(.finalDot, .aborted),
+                isInDoubt: false,
+                isReusable: isLast && isBelowMax
+            )
+        )
     }
 }
 

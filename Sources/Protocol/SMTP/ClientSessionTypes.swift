@@ -38,8 +38,13 @@ public struct ClientConfiguration: Sendable {
     public var timeouts: ClientTimeouts
 
     public init(
-        wire: Wire = .smtp, name: String, tls: TLS = .opportunistic, credentials: Credentials? = nil,
-        isLoopback: Bool = false, nonce: String = "", timeouts: ClientTimeouts = ClientTimeouts()
+        wire: Wire = .smtp,
+        name: String,
+        tls: TLS = .opportunistic,
+        credentials: Credentials? = nil,
+        isLoopback: Bool = false,
+        nonce: String = "",
+        timeouts: ClientTimeouts = ClientTimeouts()
     ) {
         self.wire = wire
         self.name = name
@@ -132,9 +137,14 @@ public struct ClientTransaction: Hashable, Sendable {
     public var envelopeID: String?
 
     public init(
-        reversePath: Mailbox?, recipients: [Recipient], contentSize: Int, isEightBit: Bool = false,
-        hasEightBitContent: Bool = false, hasInternationalizedHeader: Bool = false,
-        returnContent: Envelope.ReturnContent? = nil, envelopeID: String? = nil
+        reversePath: Mailbox?,
+        recipients: [Recipient],
+        contentSize: Int,
+        isEightBit: Bool = false,
+        hasEightBitContent: Bool = false,
+        hasInternationalizedHeader: Bool = false,
+        returnContent: Envelope.ReturnContent? = nil,
+        envelopeID: String? = nil
     ) {
         self.reversePath = reversePath
         self.recipients = recipients
