@@ -76,7 +76,7 @@ struct AdminServerTests {
     ) async throws {
         let (ports, continuation) = AsyncStream.makeStream(of: Int.self)
         var logger = Logger(label: "test")
-        logger.logLevel = .error
+        logger.logLevel = .critical
         let server = AdminServer(
             address: Endpoint(host: "127.0.0.1", port: 0),
             token: token,

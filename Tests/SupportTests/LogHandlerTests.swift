@@ -21,10 +21,11 @@ struct LogHandlerTests {
     private let clock = ManualClock(milliseconds: 1_795_475_400_042)
 
     private func logger(json: Bool, redacts: Bool = true, to output: LogOutput) -> Logger {
-        Logger(label: "posthorn") { label in
-            json
-                ? JSONLogHandler(label: label, output: output, redactsAddresses: redacts, clock: self.clock)
-                : TextLogHandler(label: label, output: output, redactsAddresses: redacts, clock: self.clock)
+        Logger(label: "posthorn") { label -> any LogHandler in
+            if json {
+                return JSONLogHandler(label: label, output: output, redactsAddresses: redacts, clock: self.clock)
+            }
+            return TextLogHandler(label: label, output: output, redactsAddresses: redacts, clock: self.clock)
         }
     }
 
