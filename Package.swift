@@ -17,6 +17,7 @@ let nioConcurrency = Target.Dependency.product(name: "NIOConcurrencyHelpers", pa
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
@@ -75,7 +76,7 @@ let package = Package(
             // No pkgConfig: Debian's file requires libevent's, which is not needed to link.
             name: "CUnbound", path: "Sources/Node/CUnbound", providers: [.apt(["libunbound-dev"])]),
         library("NodeSupport", "Node/Support", [nioCore, nioConcurrency, logging, histogram]),
-        library("Resolver", "Node/Resolver", ["DNS", "Mail", "NodeSupport", "CUnbound", nioCore, logging]),
+        library("Resolver", "Node/Resolver", ["DNS", "Mail", "CUnbound", logging]),
         library(
             "Ingress", "Node/Ingress",
             ["Mail", "SMTP", "Records", "ClusterLog", "NodeSupport", nioCore, nioPosix, nioSSL, lifecycle, logging]),
@@ -93,8 +94,8 @@ let package = Package(
             name: "posthorn",
             dependencies: [
                 "Mail", "SMTP", "DNS", "Records", "ClusterLog", "EmbeddedLog", "NodeSupport", "Resolver", "Ingress",
-                "Delivery", "Bounce", "Admin", "Digests", nioCore, nioPosix, nioSSL, lifecycle, logging, argumentParser,
-                yams,
+                "Delivery", "Bounce", "Admin", "Digests", nioCore, nioPosix, nioSSL, lifecycle, unixSignals, logging,
+                argumentParser, yams,
             ],
             path: "Sources/Node/posthorn",
             swiftSettings: settings),

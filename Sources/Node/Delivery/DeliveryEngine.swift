@@ -34,11 +34,11 @@ public actor DeliveryEngine: Service {
     private static let drainDeadline: Duration = .seconds(5)
 
     private let loop: any EventLoop
-    private let log: any RecordLog
+    let log: any RecordLog
     private let routing: any MailRouting
     private let outboundConfiguration: OutboundConfiguration
     private let clock: any NodeClock
-    private let logger: Logger
+    let logger: Logger
     private let metrics: DeliveryMetrics
     var core: DeliveryCore
     private var member: (any GroupMember)?
@@ -80,9 +80,10 @@ public actor DeliveryEngine: Service {
     /// Joins the group and delivers until graceful shutdown; then ends what is not past its final dot, waits for what
     /// is, writes the last step and leaves.
     public func run() async throws {
-        let topics = TopicSelection(topics: [.accepted], prefixes: [Topic.deferredPrefix])
+        let topics = TopicSelection(topics: [.accepted, .held], prefixes: [Topic.deferredPrefix])
         let member = try await self.log.join(Self.group, topics: topics)
         self.member = member
+        try await self.restoreCommands()
         let (stream, continuation) = AsyncStream.makeStream(
             of: Work.self, bufferingPolicy: .bufferingOldest(Self.workCountMax))
         self.work = continuation
@@ -92,6 +93,7 @@ public actor DeliveryEngine: Service {
         }
         try await withThrowingDiscardingTaskGroup { group in
             group.addTask { await self.perform(stream) }
+            group.addTask { await self.resumeCommands() }
             try await self.consume(member)
             await self.drain()
             continuation.finish()
@@ -142,6 +144,15 @@ public actor DeliveryEngine: Service {
             }
             core.flush(now: now)
         }
+    }
+
+    var now: Int64 { self.clock.milliseconds }
+
+    func makeCommandID() -> String {
+        var random = SystemRandomNumberGenerator()
+        return MessageID(
+            milliseconds: self.now, randomHigh: random.next(), randomLow: random.next()
+        ).description
     }
 
     private func reference(to record: Record, at position: Position) -> Reference {
@@ -252,7 +263,7 @@ public actor DeliveryEngine: Service {
         guard self.logger.logLevel <= .info else { return }
         var metadata: Logger.Metadata = [
             LogKeys.outcome: "\(outcome.kind.rawValue)", LogKeys.messageID: "\(outcome.messageID)",
-            LogKeys.recipient: "\(redact(outcome.recipient))", LogKeys.site: "\(outcome.site)",
+            LogKeys.recipient: "\(outcome.recipient)", LogKeys.site: "\(outcome.site)",
             LogKeys.attempt: "\(outcome.attempt)", LogKeys.status: "\(outcome.status)",
             LogKeys.delay: "\(outcome.time - outcome.acceptedAt)",
         ]

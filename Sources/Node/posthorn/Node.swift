@@ -1,11 +1,202 @@
+import Admin
+import Bounce
+import ClusterLog
+import Delivery
+import DNS
+import EmbeddedLog
+import Foundation
+import Ingress
 import Logging
+import NIOCore
+import NIOPosix
+import NIOSSL
 import NodeSupport
+import Resolver
+import ServiceLifecycle
+import SMTP
+import UnixSignals
 
-/// A node: all roles in one process.
+/// A node: all roles in one process over the embedded log. The one place where the back end of the log is chosen.
 struct Node {
     let configuration: NodeConfiguration
 
+    /// Octets that a record has besides its content.
+    private static let recordOverheadMax = 1 << 20
+
+    /// Runs until SIGTERM or SIGINT, then ends in order: ingress, delivery, bounce, admin, log.
+    ///
+    /// - Throws: ``StartupError`` naming what to change.
     func run() async throws {
-        Logger(label: "posthorn").notice("No roles are wired up", metadata: ["host": "\(self.configuration.hostname)"])
+        Self.raiseDescriptorLimit()
+        LoggingSystem.bootstrap(self.makeLogHandler)
+        let logger = Logger(label: "posthorn")
+        let clock = SystemClock()
+        let metrics = MetricsRegistry()
+        metrics.addProcessMetrics()
+        let readiness = Readiness()
+
+        let log = try self.openLog(logger)
+        let resolver = try self.makeResolver(logger)
+        let credentials = try self.configuration.credentialsFile.map { path in try CredentialStore(path: path) }
+        let loops = MultiThreadedEventLoopGroup(numberOfThreads: System.coreCount)
+        let deliveryLoop = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+
+        let ingress = IngressServer(
+            configuration: self.configuration, log: log, credentials: credentials, group: loops, clock: clock,
+            metrics: metrics, readiness: readiness, logger: logger)
+        let delivery = DeliveryEngine(
+            configuration: self.configuration, log: log,
+            routing: MailRouter(
+                configuration: self.configuration, passwords: try self.readPasswords(), resolver: resolver),
+            outbound: try self.makeOutbound(), on: deliveryLoop.next(), clock: clock, metrics: metrics, logger: logger)
+        let bounce = BounceService(
+            log: log, settings: BounceSettings(self.configuration), clock: clock, metrics: metrics, logger: logger)
+        var services: [any Service] = []
+        if let address = self.configuration.admin.address {
+            let token = try self.configuration.admin.tokenFile.map(Self.firstLine)
+            services.append(
+                AdminServer(
+                    address: address, token: token, metrics: metrics, readiness: readiness, queue: delivery,
+                    logger: logger))
+        }
+        // Shut down from the last to the first, each awaited before the next.
+        services += [bounce, delivery, ingress]
+        let group = ServiceGroup(
+            configuration: ServiceGroupConfiguration(
+                services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: Logger(label: "lifecycle")))
+        logger.notice(
+            "Starting",
+            metadata: [
+                "version": "\(Version.text)", LogKeys.host: "\(self.configuration.hostname)",
+                LogKeys.path: "\(self.configuration.dataDirectory)",
+            ])
+        let result: Result<Void, any Error>
+        do {
+            try await group.run()
+            result = .success(())
+        } catch {
+            result = .failure(error)
+        }
+        await log.close()
+        await resolver.shutdown()
+        try await loops.shutdownGracefully()
+        try await deliveryLoop.shutdownGracefully()
+        LogOutput.standardError.flush()
+        try result.get()
+        logger.notice("Stopped")
+        LogOutput.standardError.flush()
+    }
+
+    // MARK: Parts
+
+    private func openLog(_ logger: Logger) throws -> EmbeddedLog {
+        let settings = self.configuration.log
+        var log = EmbeddedLogConfiguration(directory: self.configuration.dataDirectory + "/log")
+        log.partitionCount = settings.partitionCount
+        log.segmentSize = Int64(settings.segmentSizeMax)
+        log.reserveSize = Int64(settings.diskReserve)
+        log.historyRetention = settings.outcomeRetention
+        log.contentRetention = self.configuration.retry.lifetime + .seconds(3 * 86_400)
+        log.recordSizeMax = self.configuration.limits.messageSizeMax + Self.recordOverheadMax
+        log.queueSizeMax = max(log.queueSizeMax, 2 * log.recordSizeMax)
+        return try EmbeddedLog(configuration: log, logger: logger)
+    }
+
+    private func makeResolver(_ logger: Logger) throws -> UnboundResolver {
+        let dns = self.configuration.dns
+        var options = UnboundOptions()
+        if !dns.forwarders.isEmpty {
+            options.upstream = .forwarders(
+                dns.forwarders.map { forwarder in
+                    switch forwarder {
+                    case .host(let host, let port): "\(host)@\(port)"
+                    case .unixSocket(let path): path
+                    }
+                })
+            // A resolver on this machine is one like any other.
+            options.extra.append(("do-not-query-localhost", "no"))
+        } else if let resolvConf = dns.resolvConf {
+            options.upstream = .resolvConf(file: resolvConf)
+            options.extra.append(("do-not-query-localhost", "no"))
+        } else {
+            options.upstream = .recursion(rootHintsFile: nil)
+        }
+        options.trustAnchorFile = dns.trustAnchorFile
+        options.queryTimeout = dns.timeout
+        var rules = MailExchangerRules()
+        rules.ownNames = Set([DNSName(self.configuration.hostname)].compactMap { $0 })
+        rules.addressPreference =
+            switch self.configuration.delivery.addressPreference {
+            case .any, .ipv6: .ipv6First
+            case .ipv4: .ipv4First
+            case .ipv6Only: .ipv6Only
+            case .ipv4Only: .ipv4Only
+            }
+        return try UnboundResolver(options: options, rules: rules, logger: logger)
+    }
+
+    private func makeOutbound() throws -> OutboundConfiguration {
+        let delivery = self.configuration.delivery
+        let sources = try delivery.sourceAddresses.map { try SocketAddress(ipAddress: $0.description, port: 0) }
+        var outbound = try OutboundConfiguration(
+            name: self.configuration.hostname, timeouts: ClientTimeouts(self.configuration.timeouts.client),
+            sourceAddresses: sources)
+        if let file = delivery.trustedCertificatesFile {
+            var verified = TLSConfiguration.makeClientConfiguration()
+            verified.minimumTLSVersion = .tlsv12
+            verified.trustRoots = .file(file)
+            outbound.verifiedTLS = try NIOSSLContext(configuration: verified)
+        }
+        return outbound
+    }
+
+    private func readPasswords() throws -> [String: String] {
+        let files = self.configuration.routes.compactMap { $0.authentication?.passwordFile }
+        return try Dictionary(uniqueKeysWithValues: Set(files).map { ($0, try Self.firstLine(of: $0)) })
+    }
+
+    private static func firstLine(of path: String) throws -> String {
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+        return text.split(whereSeparator: \.isNewline).first.map(String.init) ?? ""
+    }
+
+    private func makeLogHandler(_ label: String) -> any LogHandler {
+        let settings = self.configuration.logging
+        let level = Logger.Level(rawValue: settings.level.rawValue) ?? .info
+        switch settings.format {
+        case .json:
+            var handler = JSONLogHandler(label: label, redactsAddresses: settings.redactsAddresses)
+            handler.logLevel = level
+            return handler
+        case .text:
+            var handler = TextLogHandler(label: label, redactsAddresses: settings.redactsAddresses)
+            handler.logLevel = level
+            return handler
+        }
+    }
+
+    /// As many open files as the system lets us have: connections are files.
+    private static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+}
+
+extension ClientTimeouts {
+    fileprivate init(_ configured: NodeConfiguration.Timeouts.Client) {
+        self.init()
+        self.connect = configured.connect
+        self.tlsHandshake = configured.tlsHandshake
+        self.banner = configured.greeting
+        self.hello = configured.hello
+        self.mail = configured.mail
+        self.recipient = configured.recipient
+        self.data = configured.dataInitiation
+        self.contentBlock = configured.dataBlock
+        self.finalDot = configured.dataTermination
+        self.reset = configured.reset
+        self.quit = configured.quit
     }
 }

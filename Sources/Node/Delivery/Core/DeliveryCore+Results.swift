@@ -87,7 +87,7 @@ extension DeliveryCore {
         for conclusion in retrying {
             outputs.append(self.outcome(conclusion, job, nextDueAt: now + delay, notifiesDelay: notifies, now: now))
         }
-        self.republish(job, entry, delay: delay, outputs: outputs)
+        self.republish(job, entry, delay: delay, outputs: outputs, now: now)
     }
 
     /// The job waits without an attempt.
@@ -101,14 +101,26 @@ extension DeliveryCore {
             parkedFor: wait, outageAge: now - since, now: now, expiry: self.expiry(entry))
         guard let delay else { return }
         self.act(.parked(site: self.siteName(job), delay: delay))
-        self.republish(job, entry, delay: delay, outputs: [])
+        self.republish(job, entry, delay: delay, outputs: [], now: now)
     }
 
     /// Puts the job's recipients into a tier. Content that is still in its first record is copied to
     /// `posthorn.content` before, once (DESIGN §2).
-    private mutating func republish(_ job: Job, _ entry: QueueEntry, delay: Int64, outputs: [Record]) {
+    private mutating func republish(
+        _ job: Job, _ entry: QueueEntry, delay: Int64, outputs: [Record], now: Int64
+    ) {
         let topic = Topic.deferred(milliseconds: delay)
         let key = self.siteName(job)
+        // A command given while the job was being tried is about what is left of it.
+        if !self.commands.isEmpty, let command = self.pendingCommand(job.position, entry, site: key) {
+            var left = job
+            left.entry = entry
+            left.stage = .routing
+            self.jobs[job.id] = left
+            self.builder.add(outputs)
+            self.execute(command, on: left, now: now)
+            return
+        }
         if entry.content != nil {
             var outputs = outputs
             self.publish(entry, topic: topic, key: key, content: ByteBuffer(), to: &outputs)

@@ -108,6 +108,10 @@ extension DeliveryCore {
     /// A job has come to its site: it expires, is parked, or waits for a connection.
     private mutating func arrive(_ jobID: UInt64, at number: Int, now: Int64) {
         guard let job = self.jobs[jobID], let site = self.sites[number] else { return }
+        if let command = self.pendingCommand(job.position, job.entry, site: site.plan.id) {
+            self.execute(command, on: job, now: now)
+            return
+        }
         let wasDelayed = job.entry.attemptCount > 0 || job.entry.parkedSince != nil
         if wasDelayed && now >= self.expiry(job.entry) {
             let failure = DeliveryFailure.expired(lastFailure: site.lastFailure)

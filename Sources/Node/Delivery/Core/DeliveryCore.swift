@@ -155,6 +155,8 @@ struct DeliveryCore: Sendable {
     var connections: [UInt64: Connection] = [:]
     var nextConnectionID: UInt64 = 1
     var builder = StepBuilder()
+    /// In the order they were given.
+    var commands: [OperatorCommand] = []
     var isDraining = false
 
     init(configuration: Configuration) {
@@ -229,6 +231,7 @@ struct DeliveryCore: Sendable {
             self.advance(partition, now: now)
         }
         self.tickSites(now: now)
+        self.tickCommands()
         self.readMore()
         self.flush(now: now)
     }
@@ -257,6 +260,10 @@ struct DeliveryCore: Sendable {
             partition.window.span < self.configuration.windowSpanMax,
             partition.delay == 0 || pending.record.timestamp + partition.delay <= now
         else { return false }
+        // Held mail is worked on when a command has taken it elsewhere: then only its offset is left to finish.
+        if id.topic == .held {
+            return pending.entry.map { self.isSuperseded(pending.record.position, $0, key: pending.record.key) } ?? true
+        }
         // A site that has its share of the window is waited for only while it is quick; else the record is parked.
         guard let domain = pending.entry?.envelope.recipients.first?.mailbox.domain.text,
             case .site(let number)? = self.routes[domain]?.state,
@@ -274,6 +281,11 @@ struct DeliveryCore: Sendable {
         guard let entry = pending.entry else {
             self.heldOctets -= record.size
             self.bury(record, reason: pending.reason)
+            return
+        }
+        if !self.commands.isEmpty, self.isSuperseded(record.position, entry, key: record.key) {
+            self.heldOctets -= record.size
+            self.complete(record.position, outputs: [])
             return
         }
         let jobID = self.nextJobID

@@ -1,0 +1,203 @@
+import ClusterLog
+import Mail
+import NIOCore
+import NodeSupport
+import Records
+import SMTP
+
+extension DeliveryCore {
+    /// Commands kept until every record they are about has been passed.
+    static let commandCountMax = 1_000
+
+    /// A command read back from the log at start.
+    mutating func restored(_ command: OperatorCommand) {
+        self.commands.append(command)
+    }
+
+    /// A new command: mail that is in memory and not being tried is dealt with now, the rest as it is scanned or falls
+    /// due. Returns how many recipients were dealt with.
+    mutating func begin(_ command: OperatorCommand, now: Int64) -> Int {
+        self.commands.append(command)
+        self.builder.add([command.record(isOver: false)])
+        var matched = 0
+        if command.kind == .flush {
+            for number in self.sites.keys { self.sites[number]?.endBackoff() }
+        }
+        for job in Array(self.jobs.values) {
+            switch job.stage {
+            case .routing, .reading, .ready: break
+            // Being tried or being written: `republish` asks again.
+            case .attempting, .appending: continue
+            }
+            guard self.isBelowEnd(job.position, of: command) else { continue }
+            matched += self.execute(command, on: job, now: now)
+        }
+        self.flush(now: now)
+        return matched
+    }
+
+    /// Records of a partition that have not been worked on, from where the command's scan stood. Returns how many
+    /// recipients were dealt with.
+    mutating func scanned(
+        _ commandID: String, _ partition: TopicPartition, _ records: [StoredRecord], upTo end: Offset, now: Int64
+    ) -> Int {
+        guard let index = self.commands.firstIndex(where: { $0.id == commandID }),
+            let markIndex = self.commands[index].marks.firstIndex(where: {
+                $0.topic == partition.topic.name && $0.partition == partition.partition
+            }),
+            let frontier = self.partitions[partition]?.window.end
+        else { return 0 }
+        var matched = 0
+        let command = self.commands[index]
+        for record in records where record.position.offset >= frontier {
+            let offset = record.position.offset.rawValue
+            guard offset < command.marks[markIndex].end, offset >= command.marks[markIndex].scanned,
+                let entry = try? QueueEntry(record), !self.isSuperseded(record.position, entry, key: record.key)
+            else { continue }
+            let site = partition.topic == .accepted ? nil : record.key
+            let recipients = command.predicate.matching(entry, site: site)
+            guard !recipients.isEmpty else { continue }
+            matched += recipients.count
+            var outputs: [Record] = []
+            self.apply(
+                command, to: recipients, of: entry, key: record.key, content: record.value, topic: partition.topic,
+                outputs: &outputs, now: now)
+            self.builder.add(outputs)
+        }
+        self.commands[index].marks[markIndex].scanned = end.rawValue
+        self.builder.add([self.commands[index].record(isOver: false)])
+        self.flush(now: now)
+        return matched
+    }
+
+    /// Whether a command has dealt with the record already.
+    func isSuperseded(_ position: Position, _ entry: QueueEntry, key: String) -> Bool {
+        self.commands.contains { command in
+            guard let mark = command.mark(position.partition), position.offset.rawValue < mark.scanned else { return false }
+            let site = position.partition.topic == .accepted ? nil : key
+            return !command.predicate.matching(entry, site: site).isEmpty
+        }
+    }
+
+    private func isBelowEnd(_ position: Position, of command: OperatorCommand) -> Bool {
+        guard let mark = command.mark(position.partition) else { return false }
+        return position.offset.rawValue < mark.end
+    }
+
+    /// The command that a record falls under when it is about to be worked on or written again, if any.
+    func pendingCommand(_ position: Position, _ entry: QueueEntry, site: String?) -> OperatorCommand? {
+        self.commands.first { command in
+            switch command.kind {
+            // Being worked on is what these ask for.
+            case .flush, .release: false
+            case .hold, .remove:
+                self.isBelowEnd(position, of: command) && !command.predicate.matching(entry, site: site).isEmpty
+            }
+        }
+    }
+
+    /// Deals with a job that nobody is trying. Returns the recipients concerned.
+    @discardableResult
+    mutating func execute(_ command: OperatorCommand, on job: Job, now: Int64) -> Int {
+        let recipients = command.predicate.matching(job.entry, site: self.siteName(job))
+        guard !recipients.isEmpty else { return 0 }
+        switch command.kind {
+        case .flush, .release:
+            return recipients.count
+        case .hold, .remove:
+            break
+        }
+        if job.entry.content == nil, command.kind == .hold || recipients.count < job.entry.envelope.recipients.count {
+            // The content is still in the record: it moves to `posthorn.content` with what is held or left.
+            var staged = Staged(outputs: [], entries: [])
+            self.split(command, recipients, job.entry, key: self.siteName(job), topic: .deferredNow, into: &staged, now: now)
+            self.leaveQueue(job)
+            self.jobs[job.id]?.stage = .appending
+            self.jobs[job.id]?.staged = staged
+            if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
+            return recipients.count
+        }
+        var outputs: [Record] = []
+        self.apply(
+            command, to: recipients, of: job.entry, key: self.siteName(job), content: ByteBuffer(), topic: .deferredNow,
+            outputs: &outputs, now: now)
+        let isFinal = command.kind == .remove && recipients.count == job.entry.envelope.recipients.count
+        self.finish(job, outputs: outputs, isFinal: isFinal)
+        return recipients.count
+    }
+
+    /// Takes the job out of its site's queue while it stays in memory.
+    private mutating func leaveQueue(_ job: Job) {
+        if case .ready = job.stage, let site = job.site { self.sites[site]?.ready.removeAll { $0 == job.id } }
+    }
+
+    /// Writes what the command does to some recipients of an entry; the others go on in `topic`.
+    private mutating func apply(
+        _ command: OperatorCommand, to recipients: [Recipient], of entry: QueueEntry, key: String, content: ByteBuffer,
+        topic: Topic, outputs: inout [Record], now: Int64
+    ) {
+        var staged = Staged(outputs: [], entries: [])
+        self.split(command, recipients, entry, key: key, topic: topic, into: &staged, now: now)
+        outputs += staged.outputs
+        for var item in staged.entries {
+            item.entry.isContentShared = item.entry.isContentShared || staged.entries.count > 1
+            self.publish(item.entry, topic: item.topic, key: item.key, content: content, to: &outputs)
+        }
+    }
+
+    private mutating func split(
+        _ command: OperatorCommand, _ recipients: [Recipient], _ entry: QueueEntry, key: String, topic: Topic,
+        into staged: inout Staged, now: Int64
+    ) {
+        let concerned = Set(recipients.map(\.index))
+        var chosen = entry
+        chosen.envelope.recipients = recipients
+        var rest = entry
+        rest.envelope.recipients = entry.envelope.recipients.filter { !concerned.contains($0.index) }
+        let kind: Outcome.Kind
+        switch command.kind {
+        case .flush, .release:
+            staged.entries.append((.deferredNow, key, chosen))
+            if !rest.envelope.recipients.isEmpty { staged.entries.append((topic, key, rest)) }
+            return
+        case .hold:
+            staged.entries.append((.held, key, chosen))
+            kind = .held
+        case .remove:
+            kind = .removed
+        }
+        for recipient in recipients {
+            staged.outputs.append(self.decision(kind, recipient, entry, site: key, now: now))
+        }
+        if !rest.envelope.recipients.isEmpty { staged.entries.append((topic, key, rest)) }
+    }
+
+    /// The outcome of a decision that no attempt led to.
+    private mutating func decision(
+        _ kind: Outcome.Kind, _ recipient: Recipient, _ entry: QueueEntry, site: String, now: Int64
+    ) -> Record {
+        var outcome = Outcome(
+            kind: kind, messageID: entry.envelope.messageID.description, recipientIndex: recipient.index,
+            recipient: recipient.mailbox.description, sender: entry.envelope.reversePath?.description ?? "", site: site,
+            time: now, acceptedAt: entry.envelope.acceptedAt, contentSize: entry.envelope.contentSize,
+            attempt: entry.attemptCount, status: kind == .removed ? "5.7.0" : "4.7.0")
+        outcome.reason = "An operator asked for it."
+        self.act(.report(outcome))
+        return outcome.record(key: recipient.mailbox.domain.text, source: self.configuration.source)
+    }
+
+    /// Forgets commands whose records have all been passed.
+    mutating func tickCommands() {
+        guard !self.commands.isEmpty else { return }
+        let over = self.commands.filter { command in
+            command.marks.allSatisfy { mark in
+                let id = TopicPartition(Topic(mark.topic), mark.partition)
+                return self.partitions[id].map { $0.window.watermark.rawValue >= mark.end } ?? true
+            }
+        }
+        guard !over.isEmpty else { return }
+        let ids = Set(over.map(\.id))
+        self.commands.removeAll { ids.contains($0.id) }
+        self.builder.add(over.map { $0.record(isOver: true) })
+    }
+}

@@ -1,0 +1,93 @@
+import ClusterLog
+import FoundationEssentials
+import Mail
+import NIOCore
+import NodeSupport
+import Records
+
+/// An operator's wish about mail in the queue, as data: what it is about, and how far it has come (DESIGN §5).
+///
+/// It is about the records that existed when it was given: those below ``ends``. The owner executes it scanning forward
+/// from what has been worked on; a matching record below ``scanned`` has been dealt with and is skipped when it falls
+/// due. Effects and ``scanned`` become durable in the same step, so a node that dies repeats nothing.
+struct OperatorCommand: Hashable, Sendable, Codable {
+    struct Mark: Hashable, Sendable, Codable {
+        var topic: String
+        var partition: Int32
+        var end: Int64
+        var scanned: Int64
+    }
+
+    var id: String
+    var kind: AdminAPI.Command
+    var predicate: AdminAPI.QueuePredicate
+    var marks: [Mark]
+
+    static let keyPrefix = "command/"
+    var key: String { Self.keyPrefix + self.id }
+
+    func mark(_ partition: TopicPartition) -> Mark? {
+        self.marks.first { $0.partition == partition.partition && $0.topic == partition.topic.name }
+    }
+
+    /// The record that makes its state durable; an empty value forgets it.
+    func record(isOver: Bool) -> Record {
+        // Only strings and integers: encoding cannot fail; an empty value would forget the command, which is safe.
+        let value = isOver ? Data() : (try? JSONEncoder().encode(self)) ?? Data()
+        return Record(topic: .control, key: self.key, value: ByteBuffer(bytes: value))
+    }
+
+    init(id: String, kind: AdminAPI.Command, predicate: AdminAPI.QueuePredicate, marks: [Mark]) {
+        self.id = id
+        self.kind = kind
+        self.predicate = predicate
+        self.marks = marks
+    }
+
+    /// Reads one back; `nil` for other records of the topic and for those that are over.
+    init?(_ record: StoredRecord) {
+        guard record.key.hasPrefix(Self.keyPrefix), record.value.readableBytes > 0,
+            let command = try? JSONDecoder().decode(OperatorCommand.self, from: Data(record.value.readableBytesView))
+        else { return nil }
+        self = command
+    }
+
+    /// Whether the command is about records of this kind of topic at all.
+    func concerns(_ topic: Topic) -> Bool {
+        switch self.kind {
+        case .flush: topic.deferredDelay != nil
+        case .hold: topic != .held
+        case .release: topic == .held
+        case .remove: true
+        }
+    }
+}
+
+extension Topic {
+    /// Mail that an operator holds: consumed by nobody until it is released or removed.
+    static let held = Topic("posthorn.held")
+    /// Due at once.
+    static let deferredNow = Topic.deferred(delay: 0)
+}
+
+extension AdminAPI.QueuePredicate {
+    /// The recipients of an entry that match everything that is given.
+    ///
+    /// - Parameter site: where the entry's mail goes; `nil` when that is not known yet, which matches no site.
+    func matching(_ entry: QueueEntry, site: String?) -> [Recipient] {
+        if let wanted = self.site, wanted != site { return [] }
+        if let wanted = self.message, wanted.uppercased() != entry.envelope.messageID.description { return [] }
+        if let wanted = self.sender {
+            let isNull = wanted.isEmpty || wanted == "<>"
+            guard isNull ? entry.envelope.reversePath == nil : entry.envelope.reversePath?.description == wanted else {
+                return []
+            }
+        }
+        if self.isEmpty { return [] }
+        return entry.envelope.recipients.filter { recipient in
+            if let wanted = self.domain, wanted.lowercased() != recipient.mailbox.domain.text { return false }
+            if let wanted = self.recipient, wanted != recipient.mailbox.description { return false }
+            return true
+        }
+    }
+}

@@ -1,0 +1,244 @@
+import ClusterLog
+import Logging
+import Mail
+public import NodeSupport
+import Records
+
+/// Views of the queue and commands on it, for the admin listener.
+///
+/// Views read the log: what is below a partition's progress and not marked incomplete is done, everything else is the
+/// queue. They cost a scan, and nothing while nobody asks.
+extension DeliveryEngine: QueueAdministration {
+    private static let scanCount = 500
+
+    public func summary() async throws(QueueAdministrationError) -> AdminAPI.QueueSummary {
+        var messages: Set<String> = []
+        var summary = AdminAPI.QueueSummary(messages: 0, recipients: 0, octets: 0, sites: [])
+        var sites: [String: AdminAPI.QueueSummary.Site] = [:]
+        try await self.forEachQueued { queued in
+            let envelope = queued.entry.envelope
+            summary.recipients += envelope.recipients.count
+            if messages.insert(envelope.messageID.description).inserted { summary.octets += envelope.contentSize }
+            summary.oldest = min(summary.oldest ?? envelope.acceptedAt, envelope.acceptedAt)
+            var site = sites[queued.site] ?? AdminAPI.QueueSummary.Site(site: queued.site)
+            switch queued.state {
+            case .active: site.active += envelope.recipients.count
+            case .deferred: site.deferred += envelope.recipients.count
+            case .held: site.held += envelope.recipients.count
+            }
+            site.oldest = min(site.oldest ?? envelope.acceptedAt, envelope.acceptedAt)
+            sites[queued.site] = site
+            return true
+        }
+        summary.messages = messages.count
+        for site in self.core.sites.values {
+            guard var row = sites[site.plan.id] else { continue }
+            row.connections = site.connectionCount
+            row.connectionMax = site.connectionCountLimit
+            row.suspendedUntil = site.backoffUntil > self.now ? site.backoffUntil : nil
+            row.lastError = site.lastFailure
+            sites[site.plan.id] = row
+        }
+        summary.sites = sites.values.sorted {
+            ($0.active + $0.deferred + $0.held, $1.site) > ($1.active + $1.deferred + $1.held, $0.site)
+        }
+        return summary
+    }
+
+    public func messages(_ query: QueueQuery) async throws(QueueAdministrationError) -> AdminAPI.QueueList {
+        let predicate = AdminAPI.QueuePredicate(domain: query.domain, site: query.site, sender: query.sender, all: true)
+        return try await self.list(predicate, limit: query.limit)
+    }
+
+    public func message(_ id: String) async throws(QueueAdministrationError) -> AdminAPI.QueuedMessage? {
+        guard let messageID = MessageID(id) else {
+            throw QueueAdministrationError(.invalidRequest, reason: "\(id) is not a message id: 26 letters and digits")
+        }
+        let predicate = AdminAPI.QueuePredicate(message: messageID.description)
+        return try await self.list(predicate, limit: 1).messages.first
+    }
+
+    private func list(
+        _ predicate: AdminAPI.QueuePredicate, limit: Int
+    ) async throws(QueueAdministrationError) -> AdminAPI.QueueList {
+        var list = AdminAPI.QueueList(messages: [])
+        var indices: [String: Int] = [:]
+        try await self.forEachQueued { queued in
+            let recipients = predicate.matching(queued.entry, site: queued.site)
+            guard !recipients.isEmpty else { return true }
+            let envelope = queued.entry.envelope
+            let id = envelope.messageID.description
+            if indices[id] == nil {
+                guard list.messages.count < limit else {
+                    list.isTruncated = true
+                    return false
+                }
+                indices[id] = list.messages.count
+                list.messages.append(
+                    AdminAPI.QueuedMessage(
+                        id: id, sender: envelope.reversePath?.description ?? "", octets: envelope.contentSize,
+                        accepted: envelope.acceptedAt, expires: self.core.expiry(queued.entry), recipients: []))
+            }
+            let lastReply = self.lastFailure(queued.site)
+            for recipient in recipients {
+                list.messages[indices[id] ?? 0].recipients.append(
+                    AdminAPI.QueuedMessage.Recipient(
+                        address: recipient.mailbox.description, site: queued.site, state: queued.state,
+                        attempts: Int(queued.entry.attemptCount), nextAttempt: queued.dueAt,
+                        lastReply: queued.entry.attemptCount > 0 ? lastReply : nil))
+            }
+            return true
+        }
+        return list
+    }
+
+    private func lastFailure(_ site: String) -> String? {
+        self.core.siteNumbers[site].flatMap { self.core.sites[$0]?.lastFailure }
+    }
+
+    // MARK: Commands
+
+    public func perform(
+        _ command: AdminAPI.Command, on predicate: AdminAPI.QueuePredicate
+    ) async throws(QueueAdministrationError) -> AdminAPI.QueueCommandResult {
+        guard !predicate.isEmpty else {
+            throw QueueAdministrationError(
+                .invalidRequest, reason: "say which mail: domain, site, sender, recipient, message, or all")
+        }
+        guard self.core.commands.count < DeliveryCore.commandCountMax else {
+            throw QueueAdministrationError(.unavailable, reason: "too many commands are under way; try again later")
+        }
+        var marks: [OperatorCommand.Mark] = []
+        for partition in self.core.partitions.keys {
+            let bounds = try await self.ask { () async throws(RecordLogError) in try await self.log.bounds(partition) }
+            // After the wait, what was read meanwhile is memory's: the scan begins at the window's end of now.
+            guard let window = self.core.partitions[partition]?.window else { continue }
+            let mark = OperatorCommand.Mark(
+                topic: partition.topic.name, partition: partition.partition, end: bounds.upperBound.rawValue,
+                scanned: min(window.end, bounds.upperBound).rawValue)
+            marks.append(mark)
+        }
+        let new = OperatorCommand(
+            id: self.makeCommandID(), kind: command, predicate: predicate, marks: marks)
+        let concerned = marks.filter { new.concerns(Topic($0.topic)) }
+        var scoped = new
+        scoped.marks = concerned
+        var matched = 0
+        self.feed { core, now in matched += core.begin(scoped, now: now) }
+        for mark in concerned {
+            matched += try await self.scan(scoped.id, mark)
+        }
+        return AdminAPI.QueueCommandResult(matched: matched)
+    }
+
+    /// Goes through a partition's records between what has been worked on and the command's end.
+    private func scan(
+        _ commandID: String, _ mark: OperatorCommand.Mark
+    ) async throws(QueueAdministrationError) -> Int {
+        let partition = TopicPartition(Topic(mark.topic), mark.partition)
+        var matched = 0
+        var offset = Offset(mark.scanned)
+        while offset.rawValue < mark.end {
+            let from = offset
+            let records = try await self.ask { () async throws(RecordLogError) in
+                try await self.log.scan(partition, from: from, recordCountMax: Self.scanCount)
+            }
+            guard let last = records.last else { break }
+            offset = min(last.position.offset.advanced(by: 1), Offset(mark.end))
+            self.feed { core, now in
+                matched += core.scanned(commandID, partition, records, upTo: offset, now: now)
+            }
+        }
+        return matched
+    }
+
+    /// Takes up the commands that were under way when the node stopped.
+    func restoreCommands() async throws {
+        for partition in 0..<self.log.partitionCount {
+            let id = TopicPartition(.control, Int32(partition))
+            var newest: [String: OperatorCommand?] = [:]
+            var order: [String] = []
+            var offset = try await self.log.bounds(id).lowerBound
+            while true {
+                let records = try await self.log.scan(id, from: offset, recordCountMax: Self.scanCount)
+                guard let last = records.last else { break }
+                offset = last.position.offset.advanced(by: 1)
+                for record in records where record.key.hasPrefix(OperatorCommand.keyPrefix) {
+                    if newest.updateValue(OperatorCommand(record), forKey: record.key) == nil { order.append(record.key) }
+                }
+            }
+            for key in order {
+                if let command = newest[key] ?? nil { self.core.restored(command) }
+            }
+        }
+    }
+
+    /// Scans on where restored commands had stopped.
+    func resumeCommands() async {
+        for command in self.core.commands {
+            for mark in command.marks where mark.scanned < mark.end {
+                do throws(QueueAdministrationError) {
+                    _ = try await self.scan(command.id, mark)
+                } catch {
+                    self.logger.error(
+                        "A queue command could not be resumed", metadata: [LogKeys.reason: "\(error.reason)"])
+                }
+            }
+        }
+    }
+
+    // MARK: Scanning
+
+    struct Queued {
+        var entry: QueueEntry
+        var site: String
+        var state: AdminAPI.QueuedMessage.Recipient.State
+        var dueAt: Int64?
+    }
+
+    /// Calls `body` with each queued record until it returns `false`.
+    private func forEachQueued(_ body: (Queued) -> Bool) async throws(QueueAdministrationError) {
+        for partition in self.core.partitions.keys.sorted(by: { ($0.topic.name, $0.partition) < ($1.topic.name, $1.partition) }) {
+            guard let progress = self.core.partitions[partition]?.window.progress else { continue }
+            var offset = progress.watermark
+            while true {
+                let from = offset
+                let records = try await self.ask { () async throws(RecordLogError) in
+                    try await self.log.scan(partition, from: from, recordCountMax: Self.scanCount)
+                }
+                guard let last = records.last else { break }
+                offset = last.position.offset.advanced(by: 1)
+                for record in records where !progress.isDone(record.position.offset) {
+                    guard let entry = try? QueueEntry(record),
+                        !self.core.isSuperseded(record.position, entry, key: record.key)
+                    else { continue }
+                    guard body(self.queued(entry, record, partition)) else { return }
+                }
+            }
+        }
+    }
+
+    private func queued(_ entry: QueueEntry, _ record: StoredRecord, _ partition: TopicPartition) -> Queued {
+        guard partition.topic == .accepted else {
+            let delay = partition.topic.deferredDelay.map { record.timestamp + $0 * 1_000 }
+            return Queued(
+                entry: entry, site: record.key, state: partition.topic == .held ? .held : .deferred, dueAt: delay)
+        }
+        let domain = entry.envelope.recipients.first?.mailbox.domain.text ?? ""
+        var site = domain
+        if case .site(let number)? = self.core.routes[domain]?.state, let plan = self.core.sites[number]?.plan {
+            site = plan.id
+        }
+        return Queued(entry: entry, site: site, state: .active, dueAt: nil)
+    }
+
+    private func ask<Value: Sendable>(
+        _ question: () async throws(RecordLogError) -> Value
+    ) async throws(QueueAdministrationError) -> Value {
+        do throws(RecordLogError) {
+            return try await question()
+        } catch {
+            throw QueueAdministrationError(.unavailable, reason: "the log cannot be read: \(error)")
+        }
+    }
+}
