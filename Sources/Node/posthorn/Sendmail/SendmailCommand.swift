@@ -135,10 +135,13 @@ struct SendmailCommand: ParsableCommand {
 
     /// An address fit for an SMTP command, with this machine's name if it has none.
     private static func address(_ text: String, _ hostname: String) throws(SendmailClient.Failure) -> String {
-        let text = AddressList.parse(text).first ?? text
-        let isClean = text.unicodeScalars.allSatisfy { $0.value > 0x20 && $0.value != 0x7f && $0 != "<" && $0 != ">" }
-        guard !text.isEmpty, isClean || text.hasPrefix("\""), !text.unicodeScalars.contains(where: { $0.value < 0x20 }),
-            text.utf8.count <= 320, text.first != "@", text.last != "@"
+        // Before anything is taken apart: no line end may reach the SMTP connection.
+        let hasControls = text.unicodeScalars.contains { $0.value < 0x20 || $0.value == 0x7f }
+        let address = AddressList.parse(text).first ?? text
+        let isClean =
+            address.hasPrefix("\"") || address.unicodeScalars.allSatisfy { $0 != " " && $0 != "<" && $0 != ">" }
+        guard !hasControls, isClean, !address.isEmpty, address.utf8.count <= 320, address.first != "@",
+            address.last != "@"
         else {
             let shown = ConfigurationItem.shortened(text)
             throw SendmailClient.Failure(
@@ -146,7 +149,7 @@ struct SendmailCommand: ParsableCommand {
                 description: "“\(shown)” is not an address"
             )
         }
-        return text.contains("@") ? text : "\(text)@\(hostname)"
+        return address.contains("@") ? address : "\(address)@\(hostname)"
     }
 
     /// RFC 5322 §3.3.
