@@ -4,18 +4,17 @@ Everything listens on 127.0.0.2. Outgoing connections come from 127.0.0.1, so th
 for a listener.
 """
 
+import base64
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
 import socket
 import sqlite3
-import ssl
 import subprocess
 import tempfile
 import threading
@@ -51,7 +50,7 @@ def wait_until(condition, what, timeout=20.0, interval=0.02):
 
 
 def to_yaml(value, indent=0):
-    """Block style for mappings and lists, JSON for scalars (every JSON scalar is a YAML scalar)."""
+    """Block style for mappings, JSON for the rest, which is YAML too."""
     pad = "  " * indent
     if isinstance(value, dict) and value:
         lines = []
@@ -424,17 +423,22 @@ class Server:
 
     EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 52428800", "DSN", "ENHANCEDSTATUSCODES")
 
-    def __init__(self, host=HOST, port=0, script=None, extensions=EXTENSIONS, tls=None, name="mx.example"):
+    def __init__(self, host=HOST, port=0, script=None, extensions=EXTENSIONS, tls=None,
+                 is_implicit_tls=False, name="mx.example"):
         self.listener = socket.create_server((host, port), backlog=256)
         self.host, self.port = self.listener.getsockname()
         self.script = script
         self.extensions = list(extensions)
         self.tls = tls
+        self.is_implicit_tls = is_implicit_tls
         self.name = name
         self.lock = threading.Lock()
         self.deliveries = []
         self.session_count = 0
         self.tls_failures = 0
+        # By user; who authenticated, in order.
+        self.passwords = {}
+        self.identities = []
         self.sockets = set()
         self.is_closed = False
         self.threads = [threading.Thread(target=self.accept, daemon=True)]
@@ -530,7 +534,18 @@ class Session:
             raise EOFError
         return (wanted or usual)[0] in "23"
 
+    def secure(self):
+        try:
+            self.socket = self.server.tls.wrap_socket(self.socket, server_side=True)
+        except OSError:
+            self.server.tls_failures += 1
+            raise
+        self.is_tls = True
+        self.input = b""
+
     def serve(self):
+        if self.server.is_implicit_tls:
+            self.secure()
         if not self.answer("connect", f"220 {self.server.name} ESMTP"):
             return
         while True:
@@ -545,13 +560,9 @@ class Session:
                 self.answer("ehlo", "\r\n".join(lines))
             elif verb == "STARTTLS" and self.server.tls:
                 self.say("220 Go ahead")
-                try:
-                    self.socket = self.server.tls.wrap_socket(self.socket, server_side=True)
-                except (ssl.SSLError, OSError):
-                    self.server.tls_failures += 1
-                    raise
-                self.is_tls = True
-                self.input = b""
+                self.secure()
+            elif verb == "AUTH":
+                self.authenticate(line.split(" "))
             elif verb == "MAIL":
                 if self.answer("mail", "250 2.1.0 Fine"):
                     self.sender, self.mail = path.group(1), path.group(2).strip()
@@ -575,6 +586,18 @@ class Session:
                 return
             else:
                 self.say("502 5.5.1 Not known")
+
+    def authenticate(self, words):
+        if words[1].upper() != "PLAIN":
+            return self.say("504 5.5.4 PLAIN only")
+        if len(words) < 3:
+            self.say("334 ")
+            words.append(self.line())
+        _, user, password = base64.b64decode(words[2]).decode().split("\0")
+        if self.server.passwords.get(user) != password:
+            return self.say("535 5.7.8 Wrong")
+        self.server.identities.append(user)
+        return self.say("235 2.7.0 Welcome")
 
     def read_content(self):
         octets = bytearray(b"\r\n" + self.input)
