@@ -171,10 +171,12 @@ public final class OutboundConnection {
             isImplicitTLS: self.target.isImplicitTLS,
             owner: self
         ) {
+            // An address is no SNI; its certificate is checked against the address the connection has.
+            let isAddress = (try? SocketAddress(ipAddress: endpoint.host, port: 0)) != nil
             do {
-                return try NIOSSLClientHandler(context: context, serverHostname: endpoint.host)
+                return try NIOSSLClientHandler(context: context, serverHostname: isAddress ? nil : endpoint.host)
             } catch  where !isVerified {
-                // An address or an odd name is no SNI (RFC 6066 §3); the certificate is not looked at anyway.
+                // An odd name is no SNI (RFC 6066 §3); the certificate is not looked at anyway.
                 return try NIOSSLClientHandler(context: context, serverHostname: nil)
             }
         }
