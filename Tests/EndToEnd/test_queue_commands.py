@@ -1,0 +1,160 @@
+"""What an operator does about a queue, with the command line, against a site that is down."""
+
+import pytest
+
+from support import BINARY, HOST, free_port, run, wait_until
+
+
+@pytest.fixture
+def down(make_node, server):
+    """A node with six messages that wait for two dead sites, and with `server` for the rest."""
+    node = make_node(start=False, retry={"tiers": ["1s", "2s", "1h"], "schedule": ["1h"], "lifetime": "5h"})
+    node.dead = free_port()
+    node.deader = free_port()
+    node.config["routes"] = [
+        {"match": "dead.example", "via": f"smtp {HOST}:{node.dead}"},
+        {"match": "deader.example", "via": f"smtp {HOST}:{node.deader}"},
+        {"match": "*", "via": f"smtp {server.address}"},
+    ]
+    node.write_config()
+    node.start()
+    node.ids = [node.send(f"a{number % 2}@sender.example", f"b{number}@dead.example") for number in range(4)]
+    node.ids += [node.send("a0@sender.example", f"b{number}@deader.example") for number in range(2)]
+    # The oldest of a site has had its attempt, the others are parked.
+    wait_until(lambda: settled(node, 6), "all wait")
+    return node
+
+
+def settled(node, count):
+    summary = node.queue("summary")
+    return summary["recipients"] == count and sum(site["deferred"] for site in summary["sites"]) == count
+
+
+def test_summary(down):
+    """Counts, the fullest site first, and why it waits."""
+    summary = down.queue("summary")
+    assert (summary["messages"], summary["recipients"]) == (6, 6)
+    assert summary["octets"] > 0 and summary["oldest"]
+    sites = summary["sites"]
+    assert [site["site"] for site in sites] == [f"{HOST}:{down.dead}", f"{HOST}:{down.deader}"]
+    assert [site["deferred"] for site in sites] == [4, 2]
+    assert all(site["lastError"] for site in sites)
+    text = run(BINARY, "queue", "--config", down.config_file).stdout
+    assert f"{HOST}:{down.dead}" in text
+
+
+def test_list(down):
+    """All of them, and by site, domain and sender."""
+    listing = down.queue("list")
+    assert {message["id"] for message in listing["messages"]} == set(down.ids)
+    assert not listing["isTruncated"]
+
+    def ids(*arguments):
+        return {message["id"] for message in down.queue("list", *arguments)["messages"]}
+
+    assert ids("--domain", "deader.example") == set(down.ids[4:])
+    assert ids("--site", f"{HOST}:{down.dead}") == set(down.ids[:4])
+    assert ids("--sender", "a1@sender.example") == {down.ids[1], down.ids[3]}
+    limited = down.queue("list", "--limit", "2")
+    assert len(limited["messages"]) == 2 and limited["isTruncated"]
+
+
+def test_show(down):
+    """One message with its recipients; an id nobody has is an error."""
+    message = down.queue("show", down.ids[0])
+    assert message["id"] == down.ids[0]
+    assert message["sender"] == "a0@sender.example"
+    assert [each["address"] for each in message["recipients"]] == ["b0@dead.example"]
+    assert message["recipients"][0]["state"] == "deferred"
+    assert message["recipients"][0]["nextAttempt"] > message["accepted"]
+    assert message["expires"] > message["accepted"]
+    assert down.queue("show", "0" * 26, check=False).returncode == 1
+
+
+def test_flush(down, make_server):
+    """Once the site is back, flush delivers at once what would have waited an hour; the other site's mail stays."""
+    server = make_server(port=down.dead)
+    assert down.queue("flush", "--domain", "dead.example")["matched"] == 4
+    deliveries = server.wait_for(4)
+    assert sorted(each.recipients[0] for each in deliveries) == [f"b{number}@dead.example" for number in range(4)]
+    wait_until(lambda: down.queue("summary")["messages"] == 2, "two are left")
+
+
+def test_flush_all(down, make_server):
+    """--all is everything."""
+    servers = [make_server(port=down.dead), make_server(port=down.deader)]
+    assert down.queue("flush", "--all")["matched"] == 6
+    servers[0].wait_for(4)
+    servers[1].wait_for(2)
+    down.wait_until_empty()
+
+
+def test_remove(down, make_server):
+    """What is removed is final, told to nobody, and never tried again."""
+    assert down.queue("remove", "--recipient", "b1@dead.example")["matched"] == 1
+    assert down.queue("remove", "--message", down.ids[4])["matched"] == 1
+    down.wait_for_outcomes(removed=2)
+    wait_until(lambda: down.queue("summary")["messages"] == 4, "four are left")
+    server = make_server(port=down.dead)
+    down.queue("flush", "--all")
+    server.wait_for(3)
+    assert down.queue("remove", "--all", "--yes")["matched"] == 1
+    down.wait_until_empty()
+    assert "b1@dead.example" not in [each.recipients[0] for each in server.deliveries]
+    down.stop()
+    final = {each["recipient"]: each["kind"] for each in down.outcomes() if each["kind"] not in ("deferred", "held")}
+    assert [final[f"b{number}@dead.example"] for number in range(4)] == [
+        "delivered", "removed", "delivered", "delivered",
+    ]
+    assert [final[f"b{number}@deader.example"] for number in range(2)] == ["removed", "removed"]
+
+
+def test_remove_all_asks(down):
+    """Without --yes, removing everything is asked back, and nothing happens without an answer."""
+    result = run(BINARY, "queue", "remove", "--all", "--config", down.config_file, input="", check=False)
+    assert result.returncode != 0
+    assert down.queue("summary")["messages"] == 6
+
+
+def test_hold_and_release(down, make_server):
+    """Held mail is not tried, not even by flush; it survives a restart; released mail is."""
+    assert down.queue("hold", "--domain", "dead.example")["matched"] == 4
+    wait_until(lambda: sum(each["held"] for each in down.queue("summary")["sites"]) == 4, "four are held")
+    server = make_server(port=down.dead)
+    down.queue("flush", "--all")
+    assert down.stop() == 0
+    down.start()
+    wait_until(lambda: sum(each["held"] for each in down.queue("summary")["sites"]) == 4, "four are held still")
+    assert down.queue("show", down.ids[0])["recipients"][0]["state"] == "held"
+    assert not server.deliveries
+    assert down.queue("release", "--sender", "a0@sender.example")["matched"] == 2
+    deliveries = server.wait_for(2)
+    assert {each.sender for each in deliveries} == {"a0@sender.example"}
+    down.queue("release", "--all")
+    server.wait_for(4)
+    wait_until(lambda: down.queue("summary")["messages"] == 2, "two are left")
+    assert len(server.deliveries) == 4
+
+
+def test_matching_nothing(down):
+    """A command that matches nothing says so, and does nothing."""
+    assert down.queue("remove", "--domain", "other.example")["matched"] == 0
+    assert down.queue("flush", check=False).returncode == 64
+    assert down.queue("summary")["messages"] == 6
+
+
+def test_restart_keeps_the_queue(down):
+    """The queue is the same after a restart."""
+    before = {message["id"] for message in down.queue("list")["messages"]}
+    assert down.stop() == 0
+    down.start()
+    wait_until(lambda: down.queue("summary")["messages"] == 6, "all are there")
+    assert {message["id"] for message in down.queue("list")["messages"]} == before
+
+
+def test_nobody_answers(down):
+    """Without a node, the command says so and exits with EX_UNAVAILABLE."""
+    down.stop()
+    result = down.queue("summary", check=False)
+    assert result.returncode == 69
+    assert str(down.admin_port) in result.stderr
