@@ -194,8 +194,8 @@ final class SessionHandler: ChannelDuplexHandler {
 
     private var isReadable: Bool {
         switch self.phase {
-        case .starting, .proxyHeader, .handshaking: return true
-        case .closed: return false
+        // Closed: TLS waits for the client's end of it.
+        case .starting, .proxyHeader, .handshaking, .closed: return true
         case .session: break
         }
         guard !self.session.isWaiting, self.context?.channel.isWritable ?? false else { return false }
