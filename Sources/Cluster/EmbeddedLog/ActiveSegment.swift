@@ -136,6 +136,9 @@ final class ActiveSegment {
         to connection: Connection
     ) throws {
         let statement = try connection.prepare("INSERT INTO range VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+        var ranges = ranges
+        // A file without records is known all the same.
+        if ranges.isEmpty { ranges[-1] = PartitionRange(first: 0, end: 0, count: 0, timestamp: 0) }
         for (key, range) in ranges {
             let values = [
                 name.first, name.last, name.generation, key, range.first, range.end, range.count, range.timestamp,
@@ -195,17 +198,23 @@ final class ActiveSegment {
 }
 
 extension Snapshot {
+    /// Where a segment stands.
+    struct Found {
+        var snapshot: Snapshot
+        /// What the segment itself holds.
+        var own: [PartitionKey: PartitionRange]
+        /// Held until the segment is open again, so that its WAL is neither checkpointed nor replayed twice.
+        var keeper: Keeper
+    }
+
     /// Reads where a segment stands now: its snapshot and all that was written since.
     ///
-    /// - Returns: `nil` when the snapshot was never completed; beside it what the segment itself holds.
-    static func read(path: String, partitionCount: Int) throws -> (Snapshot, own: [PartitionKey: PartitionRange])? {
+    /// - Returns: `nil` when the snapshot was never completed.
+    static func read(path: String, partitionCount: Int) throws -> Found? {
         let connection = try Connection(path: path, mode: .log)
-        // The caller opens the segment again; closing checkpoints at most what was never a complete segment.
         let keeper = try Keeper(path: path)
-        defer {
-            try? connection.close()
-            withExtendedLifetime(keeper) {}
-        }
+        // Nothing was written: there is nothing that a failure to close could lose.
+        defer { try? connection.close() }
         var hasTable = false
         try connection.query("SELECT 1 FROM sqlite_schema WHERE name = 'complete'") { _ in hasTable = true }
         guard hasTable else { return nil }
@@ -234,7 +243,7 @@ extension Snapshot {
                 snapshot.partitions[key] = PartitionState(next: range.end, timestamp: range.timestamp)
             }
         }
-        return (snapshot, own)
+        return Found(snapshot: snapshot, own: own, keeper: keeper)
     }
 
     /// The ranges that a file records.
@@ -244,6 +253,10 @@ extension Snapshot {
         var result: [SegmentName: [PartitionKey: PartitionRange]] = [:]
         try connection.query("SELECT first, last, generation, tp, start, end, count, time FROM range") { row in
             let name = SegmentName(first: row.integer(0), last: row.integer(1), generation: row.integer(2))
+            guard row.integer(3) >= 0 else {
+                result[name] = result[name] ?? [:]
+                return
+            }
             result[name, default: [:]][row.integer(3)] = PartitionRange(
                 first: row.integer(4),
                 end: row.integer(5),

@@ -63,6 +63,9 @@ final class Connection {
                 throw SQLiteError(code: SQLITE_MISUSE, message: "No connection.")
             }
             self.handle = handle
+            // GRDB's own bookkeeping of transactions, which it expects to have begun itself.
+            sqlite3_commit_hook(handle, nil, nil)
+            sqlite3_rollback_hook(handle, nil, nil)
         } catch let error as DatabaseError {
             throw SQLiteError(code: error.extendedResultCode.rawValue, message: error.message ?? path)
         }

@@ -15,13 +15,18 @@ struct EmbeddedGroupMember: GroupMember {
                 if let cached = self.core.readCached(read) {
                     event = cached
                 } else {
-                    let found = try await self.core.read(
-                        read.partition,
-                        from: read.offset,
-                        countMax: self.core.configuration.batchCountMax,
-                        sizeMax: self.core.configuration.batchSizeMax
-                    )
-                    event = self.core.finish(read, found)
+                    do throws(RecordLogError) {
+                        let found = try await self.core.read(
+                            read.partition,
+                            from: read.offset,
+                            countMax: self.core.configuration.batchCountMax,
+                            sizeMax: self.core.configuration.batchSizeMax
+                        )
+                        event = self.core.finish(read, found)
+                    } catch {
+                        if error.code == .closed { return nil }
+                        throw error
+                    }
                 }
                 if let event { return event }
             case .wait: await self.core.wait(self.id)

@@ -7,7 +7,7 @@ public struct EmbeddedLogConfiguration: Sendable {
     /// Recorded when the log is created; later values must be equal.
     public var partitionCount = 8
     /// Octets after which a new segment is started.
-    public var segmentSize: Int64 = 256 << 20
+    public var segmentSize: Int64 = 128 << 20
     /// Age after which a segment with records is closed, so that what is finished in it can be freed.
     public var segmentAge: Duration = .seconds(3_600)
     /// Octets of recent records that are held in memory for groups that keep up.

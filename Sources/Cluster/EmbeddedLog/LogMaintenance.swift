@@ -92,7 +92,7 @@ final class LogMaintenance {
             return moved < range.end ? [moved..<range.end] : []
         case .content:
             let retention = self.core.configuration.contentRetention / .milliseconds(1)
-            if Double(WallClock.milliseconds - range.timestamp) > retention { return [] }
+            if Double(WallClock.milliseconds - range.timestamp) >= retention { return [] }
             return (state.released[key] ?? OffsetRanges()).complement(in: all)
         case .queue:
             guard let partition = state.partition(of: key) else { return [all] }

@@ -13,6 +13,11 @@ final class LogWriter {
         var result: Result<[Position], RecordLogError>
     }
 
+    /// A commit failed: the transaction may or may not have become durable.
+    private struct CommitFailure: Error {
+        var cause: any Error
+    }
+
     private let core: LogCore
     private var segment: ActiveSegment?
     private var partitions: [PartitionKey: Snapshot.PartitionState]
@@ -65,6 +70,11 @@ final class LogWriter {
     }
 
     private func process(_ items: [WriteItem]) throws {
+        defer {
+            for item in items where Self.isRoll(item) {
+                item.completion?(.success([]))
+            }
+        }
         if self.core.state.withLock({ $0.isAbandoned }) {
             self.publish(items.map { Outcome(item: $0, result: .failure(Self.stopped)) })
             return
@@ -74,16 +84,22 @@ final class LogWriter {
         } catch let crash as FaultPlan.Crash {
             self.publish(items.map { Outcome(item: $0, result: .failure(Self.stopped)) })
             throw crash
+        } catch let failure as CommitFailure {
+            // What a failed commit left behind is not known: to try again could write everything twice.
+            self.recover(from: failure.cause, isCommit: true)
+            self.publish(items.map { Outcome(item: $0, result: .failure(self.failure(failure.cause))) })
         } catch {
             self.recover(from: error)
             self.publish(try self.commitOneByOne(items, after: error))
         }
-        let isRolling = items.contains { item in
-            if case .roll = item.kind { return true }
-            return false
-        }
+        let isRolling = items.contains { Self.isRoll($0) }
         let isFull = self.core.state.withLock { $0.activeSize >= self.core.configuration.segmentSize }
         if isRolling || isFull { try self.roll() }
+    }
+
+    private static func isRoll(_ item: WriteItem) -> Bool {
+        if case .roll = item.kind { return true }
+        return false
     }
 
     // MARK: Transactions
@@ -107,11 +123,17 @@ final class LogWriter {
         }
         if !isEmpty {
             try self.core.configuration.faults.reach(.beforeCommit)
-            try segment.commit()
-            try self.core.configuration.faults.reach(.afterCommit)
+            do {
+                try segment.commit()
+                try self.core.configuration.faults.reach(.afterCommit)
+            } catch let crash as FaultPlan.Crash {
+                throw crash
+            } catch {
+                throw CommitFailure(cause: error)
+            }
+            self.writtenTopicCount = max(self.writtenTopicCount, self.topics.count)
         }
         self.partitions = partitions
-        self.writtenTopicCount = max(self.writtenTopicCount, self.topics.count)
         return outcomes
     }
 
@@ -198,9 +220,11 @@ final class LogWriter {
                 self.publish(items[index...].map { Outcome(item: $0, result: .failure(Self.stopped)) })
                 throw crash
             } catch {
+                let commitFailure = error as? CommitFailure
+                let error = commitFailure?.cause ?? error
                 failureCount += 1
                 lastError = error
-                self.recover(from: error)
+                self.recover(from: error, isCommit: commitFailure != nil)
                 self.publish([Outcome(item: item, result: .failure(self.failure(error)))])
             }
         }
@@ -224,32 +248,62 @@ final class LogWriter {
         }
     }
 
-    /// Rolls back; after anything but a full disk the connection is not trusted any more.
-    private func recover(from error: any Error) {
+    /// Rolls back. After anything but a full disk before the commit, the connection is not trusted any more: the next
+    /// transaction opens another one and takes over what it finds.
+    private func recover(from error: any Error, isCommit: Bool = false) {
         self.core.logger.error("The log could not write", metadata: ["error": "\(error)"])
         self.segment?.rollback()
-        let primaryCode = (error as? SQLiteError)?.primaryCode
-        if primaryCode == 13 {
+        let isFull = (error as? SQLiteError)?.primaryCode == 13
+        if isFull {
             self.core.state.withLock { state in
                 state.lastFailure = "The disk is full."
                 state.updateCondition(self.core.configuration)
             }
-        } else {
-            do {
-                try self.segment?.close()
-            } catch {
-                self.core.logger.error("The log could not close a segment", metadata: ["error": "\(error)"])
-            }
-            self.segment = nil
         }
+        guard !isFull || isCommit else { return }
+        do {
+            try self.segment?.close()
+        } catch {
+            self.core.logger.error("The log could not close a segment", metadata: ["error": "\(error)"])
+        }
+        self.segment = nil
     }
 
     private func open() throws -> ActiveSegment {
         if let segment = self.segment { return segment }
         let (number, path) = self.core.state.withLock { ($0.activeNumber, $0.activePath) }
+        guard let found = try Snapshot.read(path: path, partitionCount: self.core.configuration.partitionCount) else {
+            throw SQLiteError(code: 11, message: "\(path) lost its snapshot.")
+        }
         let segment = try ActiveSegment(number: number, path: path)
+        self.adopt(found)
         self.segment = segment
         return segment
+    }
+
+    /// Takes over what a failed commit made durable after all: nobody was told that it was, but it is there.
+    private func adopt(_ found: Snapshot.Found) {
+        for (key, partition) in found.snapshot.partitions {
+            self.partitions[key] = partition
+        }
+        self.writtenTopicCount = found.snapshot.topics.count
+        let wakeups = self.core.state.withLock { state in
+            state.activeRanges = found.own
+            for (key, range) in found.own {
+                guard let partition = state.partition(of: key) else { continue }
+                let bounds = state.groups.bounds(partition)
+                let first = bounds.isEmpty ? Offset(range.first) : bounds.lowerBound
+                state.groups.setBounds(partition, first..<Offset(range.end))
+            }
+            for entry in found.snapshot.progress where entry.isStepped {
+                guard let partition = state.partition(of: entry.key) else { continue }
+                state.groups.setProgress(entry.group, partition, entry.progress)
+            }
+            return state.takeWakeups()
+        }
+        for waiter in wakeups {
+            waiter.resume()
+        }
     }
 
     // MARK: Telling
@@ -283,7 +337,7 @@ final class LogWriter {
             state.updateCondition(self.core.configuration)
             return (state.takeWakeups(), left)
         }
-        for outcome in outcomes {
+        for outcome in outcomes where !Self.isRoll(outcome.item) {
             outcome.item.completion?(outcome.result)
         }
         for waiter in wakeups + left {

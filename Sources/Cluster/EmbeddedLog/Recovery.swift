@@ -28,10 +28,11 @@ enum Recovery {
             partitionCount: configuration.partitionCount,
             tailCacheSize: configuration.tailCacheSize
         )
-        let (snapshot, own, number) = try Self.newest(&names, directory, configuration, logger)
+        let (found, number) = try Self.newest(&names, directory, configuration, logger)
+        let snapshot = found.snapshot
         state.activeNumber = number
         state.activePath = directory.file(SegmentName(number: number).file)
-        state.activeRanges = own
+        state.activeRanges = found.own
         state.activeSize = LogDirectory.size(of: state.activePath)
         state.released = snapshot.released
         state.freeSize = directory.freeSize()
@@ -57,6 +58,7 @@ enum Recovery {
         }
         state.updateCondition(configuration)
         let segment = try ActiveSegment(number: number, path: state.activePath)
+        withExtendedLifetime(found.keeper) {}
         return Result(state: state, segment: segment, snapshot: snapshot)
     }
 
@@ -66,13 +68,13 @@ enum Recovery {
         _ directory: LogDirectory,
         _ configuration: EmbeddedLogConfiguration,
         _ logger: Logger
-    ) throws -> (Snapshot, [PartitionKey: PartitionRange], Int64) {
+    ) throws -> (Snapshot.Found, Int64) {
         while let name = names.last {
             let path = directory.file(name.file)
             if name.generation == 0,
-                let (snapshot, own) = try Snapshot.read(path: path, partitionCount: configuration.partitionCount)
+                let found = try Snapshot.read(path: path, partitionCount: configuration.partitionCount)
             {
-                return (snapshot, own, name.first)
+                return (found, name.first)
             }
             // The schema came with the snapshot, in one transaction: without it nothing was ever committed here.
             guard name.generation == 0 else {
@@ -90,7 +92,7 @@ enum Recovery {
         let snapshot = Snapshot()
         try ActiveSegment.create(number: 1, path: path, snapshot: snapshot, faults: configuration.faults).close()
         try directory.sync()
-        return (snapshot, [:], 1)
+        return (Snapshot.Found(snapshot: snapshot, own: [:], keeper: try Keeper(path: path)), 1)
     }
 
     private static func sealed(

@@ -75,7 +75,10 @@ public struct Progress: Hashable, Sendable {
     }
 
     private static func distance(_ digits: some StringProtocol) -> Int64? {
-        guard let value = Int64(digits, radix: 36), value >= 0 else { return nil }
+        // Int64 would read a sign.
+        guard digits.utf8.first != UInt8(ascii: "+"), let value = Int64(digits, radix: 36), value >= 0 else {
+            return nil
+        }
         return value
     }
 }

@@ -31,7 +31,7 @@ extension Reference {
     public func check(_ record: StoredRecord) throws(RecordLogError) {
         guard record.position == self.position else { throw Self.mismatch("position") }
         guard record.value.readableBytes == self.size else { throw Self.mismatch("size") }
-        guard record.header(Self.messageIDHeader).map({ String(buffer: $0) }) == self.messageID else {
+        guard record.header(Self.messageIDHeader).map({ String(buffer: $0) }) ?? "" == self.messageID else {
             throw Self.mismatch("message id")
         }
         guard self.hash == Self.hash(of: record.value) else { throw Self.mismatch("hash") }
