@@ -76,7 +76,12 @@ final class LogWriter {
             }
         }
         if self.core.state.withLock({ $0.isAbandoned }) {
-            self.publish(items.map { Outcome(item: $0, result: .failure(Self.stopped)) })
+            self.publish(
+                items.map { item in
+                    if case .refused(let error) = item.kind { return Outcome(item: item, result: .failure(error)) }
+                    return Outcome(item: item, result: .failure(Self.stopped))
+                }
+            )
             return
         }
         do {
