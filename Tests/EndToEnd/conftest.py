@@ -10,6 +10,8 @@ import pytest
 
 import support
 
+LINES = []
+
 
 def pytest_report_header():
     return f"posthorn: {support.BINARY}"
@@ -18,6 +20,17 @@ def pytest_report_header():
 def pytest_sessionstart():
     if not os.access(support.BINARY, os.X_OK):
         pytest.exit(f"{support.BINARY} is missing: build it, or name one with POSTHORN_TEST_BINARY", 2)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in LINES:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def report():
+    """Adds a line to what is shown at the end, whatever the verdict."""
+    return LINES.append
 
 
 @pytest.fixture

@@ -717,7 +717,7 @@ postlog unix-dgram n - n - 1 postlogd
             "daemon_directory": "/usr/lib/postfix/sbin",
             "mail_owner": "postfix",
             "setgid_group": "postdrop",
-            "inet_interfaces": HOST,
+            "inet_interfaces": "127.0.0.1",
             "inet_protocols": "ipv4",
             "myhostname": "postfix.example",
             "mydestination": "",
@@ -731,7 +731,6 @@ postlog unix-dgram n - n - 1 postlogd
             "local_transport": "error:nobody here",
             "alias_maps": "",
             "alias_database": "",
-            "import_environment": "",
             **settings,
         }
         (self.directory / "etc/main.cf").write_text("".join(f"{key} = {value}\n" for key, value in values.items()))

@@ -17,22 +17,18 @@ struct TailCache {
     mutating func append(_ record: StoredRecord, to key: PartitionKey) {
         let size = record.size + 128
         guard size <= self.sizeMax else { return }
-        var records = self.partitions.removeValue(forKey: key) ?? []
-        if let last = records.last, last.position.offset.advanced(by: 1) != record.position.offset {
+        if let last = self.partitions[key]?.last, last.position.offset.advanced(by: 1) != record.position.offset {
             // Not a continuation: what is older cannot be told apart from a gap. Its entries in `order` find nothing.
-            records = []
+            self.partitions[key]?.removeAll()
         }
-        records.append(record)
-        self.partitions[key] = records
+        // In place: a copy of the buffer would cost as much as all that is held.
+        self.partitions[key, default: []].append(record)
         self.order.append((key, record.position.offset, size))
         self.size += size
         while self.size > self.sizeMax, let oldest = self.order.popFirst() {
             self.size -= oldest.size
-            guard self.partitions[oldest.key]?.first?.position.offset == oldest.offset,
-                var records = self.partitions.removeValue(forKey: oldest.key)
-            else { continue }
-            records.removeFirst()
-            if !records.isEmpty { self.partitions[oldest.key] = records }
+            guard self.partitions[oldest.key]?.first?.position.offset == oldest.offset else { continue }
+            self.partitions[oldest.key]?.removeFirst()
         }
     }
 

@@ -88,8 +88,17 @@ public struct Outcome: Hashable, Sendable, Codable {
     public var dsnPassedOn: Bool?
 
     public init(
-        kind: Kind, messageID: String, recipientIndex: UInt32, recipient: String, sender: String, site: String,
-        time: Int64, acceptedAt: Int64, contentSize: Int, attempt: UInt32, status: String
+        kind: Kind,
+        messageID: String,
+        recipientIndex: UInt32,
+        recipient: String,
+        sender: String,
+        site: String,
+        time: Int64,
+        acceptedAt: Int64,
+        contentSize: Int,
+        attempt: UInt32,
+        status: String
     ) {
         self.kind = kind
         self.messageID = messageID

@@ -30,8 +30,13 @@ public struct QueueEntry: Hashable, Sendable {
     public var isContentShared: Bool
 
     public init(
-        envelope: Envelope, attemptCount: UInt32 = 0, content: Reference? = nil, firstDeferredAt: Int64? = nil,
-        isDelayNotified: Bool = false, parkedSince: Int64? = nil, isContentShared: Bool = false
+        envelope: Envelope,
+        attemptCount: UInt32 = 0,
+        content: Reference? = nil,
+        firstDeferredAt: Int64? = nil,
+        isDelayNotified: Bool = false,
+        parkedSince: Int64? = nil,
+        isContentShared: Bool = false
     ) {
         self.envelope = envelope
         self.attemptCount = attemptCount
@@ -50,7 +55,10 @@ public struct QueueEntry: Hashable, Sendable {
         let encoded = self.encoded()
         guard encoded.count <= Self.sizeMax else {
             throw RecordLogError(
-                .recordTooLarge, isRetriable: false, reason: "an envelope of \(encoded.count) octets; split its recipients")
+                .recordTooLarge,
+                isRetriable: false,
+                reason: "an envelope of \(encoded.count) octets; split its recipients"
+            )
         }
         return Record(
             topic: topic,
@@ -58,7 +66,9 @@ public struct QueueEntry: Hashable, Sendable {
             headers: [
                 RecordHeader(Self.headerName, ByteBuffer(bytes: encoded)),
                 RecordHeader(
-                    Reference.messageIDHeader, ByteBuffer(string: self.envelope.messageID.description)),
+                    Reference.messageIDHeader,
+                    ByteBuffer(string: self.envelope.messageID.description)
+                ),
             ],
             value: content
         )
@@ -93,7 +103,11 @@ public struct QueueEntry: Hashable, Sendable {
 extension QueueEntry {
     private init(_ message: Posthorn_V1_Envelope) throws(RecordLogError) {
         guard message.version >= 1, !message.recipients.isEmpty else {
-            throw RecordLogError(.corruptRecord, isRetriable: false, reason: "an envelope without version or recipients")
+            throw RecordLogError(
+                .corruptRecord,
+                isRetriable: false,
+                reason: "an envelope without version or recipients"
+            )
         }
         let isNullPath = message.reverseLocalPart.isEmpty && message.reverseDomain.isEmpty
         let envelope = Envelope(
@@ -101,7 +115,9 @@ extension QueueEntry {
             reversePath: isNullPath
                 ? nil
                 : Mailbox(
-                    localPart: message.reverseLocalPart, domain: Domain(normalized: message.reverseDomain)),
+                    localPart: message.reverseLocalPart,
+                    domain: Domain(normalized: message.reverseDomain)
+                ),
             recipients: message.recipients.map(Recipient.init),
             bodyType: message.bodyType == 1 ? .eightBitMIME : .sevenBit,
             isInternationalized: message.internationalized,
@@ -199,7 +215,9 @@ extension Reference {
         self.init(
             clusterID: ClusterID(message.clusterID),
             position: Position(
-                partition: TopicPartition(Topic(message.topic), message.partition), offset: Offset(message.offset)),
+                partition: TopicPartition(Topic(message.topic), message.partition),
+                offset: Offset(message.offset)
+            ),
             messageID: message.messageID,
             size: Int(clamping: message.size),
             hash: message.hash.map { $0 }

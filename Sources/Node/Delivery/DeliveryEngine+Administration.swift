@@ -59,7 +59,8 @@ extension DeliveryEngine: QueueAdministration {
     }
 
     private func list(
-        _ predicate: AdminAPI.QueuePredicate, limit: Int
+        _ predicate: AdminAPI.QueuePredicate,
+        limit: Int
     ) async throws(QueueAdministrationError) -> AdminAPI.QueueList {
         var list = AdminAPI.QueueList(messages: [])
         var indices: [String: Int] = [:]
@@ -76,16 +77,28 @@ extension DeliveryEngine: QueueAdministration {
                 indices[id] = list.messages.count
                 list.messages.append(
                     AdminAPI.QueuedMessage(
-                        id: id, sender: envelope.reversePath?.description ?? "", octets: envelope.contentSize,
-                        accepted: envelope.acceptedAt, expires: self.core.expiry(queued.entry), recipients: []))
+                        id: id,
+                        sender: envelope.reversePath?.description ?? "",
+                        octets: envelope.contentSize,
+                        accepted: envelope.acceptedAt,
+                        expires: self.core.expiry(queued.entry),
+                        recipients: []
+                    )
+                )
             }
             let lastReply = self.lastFailure(queued.site)
             for recipient in recipients {
-                list.messages[indices[id] ?? 0].recipients.append(
-                    AdminAPI.QueuedMessage.Recipient(
-                        address: recipient.mailbox.description, site: queued.site, state: queued.state,
-                        attempts: Int(queued.entry.attemptCount), nextAttempt: queued.dueAt,
-                        lastReply: queued.entry.attemptCount > 0 ? lastReply : nil))
+                list.messages[indices[id] ?? 0].recipients
+                    .append(
+                        AdminAPI.QueuedMessage.Recipient(
+                            address: recipient.mailbox.description,
+                            site: queued.site,
+                            state: queued.state,
+                            attempts: Int(queued.entry.attemptCount),
+                            nextAttempt: queued.dueAt,
+                            lastReply: queued.entry.attemptCount > 0 ? lastReply : nil
+                        )
+                    )
             }
             return true
         }
@@ -99,11 +112,14 @@ extension DeliveryEngine: QueueAdministration {
     // MARK: Commands
 
     public func perform(
-        _ command: AdminAPI.Command, on predicate: AdminAPI.QueuePredicate
+        _ command: AdminAPI.Command,
+        on predicate: AdminAPI.QueuePredicate
     ) async throws(QueueAdministrationError) -> AdminAPI.QueueCommandResult {
         guard !predicate.isEmpty else {
             throw QueueAdministrationError(
-                .invalidRequest, reason: "say which mail: domain, site, sender, recipient, message, or all")
+                .invalidRequest,
+                reason: "say which mail: domain, site, sender, recipient, message, or all"
+            )
         }
         guard self.core.commands.count < DeliveryCore.commandCountMax else {
             throw QueueAdministrationError(.unavailable, reason: "too many commands are under way; try again later")
@@ -114,12 +130,19 @@ extension DeliveryEngine: QueueAdministration {
             // After the wait, what was read meanwhile is memory's: the scan begins at the window's end of now.
             guard let window = self.core.partitions[partition]?.window else { continue }
             let mark = OperatorCommand.Mark(
-                topic: partition.topic.name, partition: partition.partition, end: bounds.upperBound.rawValue,
-                scanned: min(window.end, bounds.upperBound).rawValue)
+                topic: partition.topic.name,
+                partition: partition.partition,
+                end: bounds.upperBound.rawValue,
+                scanned: min(window.end, bounds.upperBound).rawValue
+            )
             marks.append(mark)
         }
         let new = OperatorCommand(
-            id: self.makeCommandID(), kind: command, predicate: predicate, marks: marks)
+            id: self.makeCommandID(),
+            kind: command,
+            predicate: predicate,
+            marks: marks
+        )
         let concerned = marks.filter { new.concerns(Topic($0.topic)) }
         var scoped = new
         scoped.marks = concerned
@@ -133,7 +156,8 @@ extension DeliveryEngine: QueueAdministration {
 
     /// Goes through a partition's records between what has been worked on and the command's end.
     private func scan(
-        _ commandID: String, _ mark: OperatorCommand.Mark
+        _ commandID: String,
+        _ mark: OperatorCommand.Mark
     ) async throws(QueueAdministrationError) -> Int {
         let partition = TopicPartition(Topic(mark.topic), mark.partition)
         var matched = 0
@@ -164,7 +188,9 @@ extension DeliveryEngine: QueueAdministration {
                 guard let last = records.last else { break }
                 offset = last.position.offset.advanced(by: 1)
                 for record in records where record.key.hasPrefix(OperatorCommand.keyPrefix) {
-                    if newest.updateValue(OperatorCommand(record), forKey: record.key) == nil { order.append(record.key) }
+                    if newest.updateValue(OperatorCommand(record), forKey: record.key) == nil {
+                        order.append(record.key)
+                    }
                 }
             }
             for key in order {
@@ -181,7 +207,9 @@ extension DeliveryEngine: QueueAdministration {
                     _ = try await self.scan(command.id, mark)
                 } catch {
                     self.logger.error(
-                        "A queue command could not be resumed", metadata: [LogKeys.reason: "\(error.reason)"])
+                        "A queue command could not be resumed",
+                        metadata: [LogKeys.reason: "\(error.reason)"]
+                    )
                 }
             }
         }
@@ -198,7 +226,9 @@ extension DeliveryEngine: QueueAdministration {
 
     /// Calls `body` with each queued record until it returns `false`.
     private func forEachQueued(_ body: (Queued) -> Bool) async throws(QueueAdministrationError) {
-        for partition in self.core.partitions.keys.sorted(by: { ($0.topic.name, $0.partition) < ($1.topic.name, $1.partition) }) {
+        for partition in self.core.partitions.keys.sorted(by: {
+            ($0.topic.name, $0.partition) < ($1.topic.name, $1.partition)
+        }) {
             guard let progress = self.core.partitions[partition]?.window.progress else { continue }
             var offset = progress.watermark
             while true {
@@ -222,7 +252,11 @@ extension DeliveryEngine: QueueAdministration {
         guard partition.topic == .accepted else {
             let delay = partition.topic.deferredDelay.map { record.timestamp + $0 * 1_000 }
             return Queued(
-                entry: entry, site: record.key, state: partition.topic == .held ? .held : .deferred, dueAt: delay)
+                entry: entry,
+                site: record.key,
+                state: partition.topic == .held ? .held : .deferred,
+                dueAt: delay
+            )
         }
         let domain = entry.envelope.recipients.first?.mailbox.domain.text ?? ""
         var site = domain

@@ -85,7 +85,9 @@ public actor DeliveryEngine: Service {
         self.member = member
         try await self.restoreCommands()
         let (stream, continuation) = AsyncStream.makeStream(
-            of: Work.self, bufferingPolicy: .bufferingOldest(Self.workCountMax))
+            of: Work.self,
+            bufferingPolicy: .bufferingOldest(Self.workCountMax)
+        )
         self.work = continuation
         let ticks = self.loop.scheduleRepeatedTask(initialDelay: Self.tickInterval, delay: Self.tickInterval) {
             [weak self] _ in
@@ -128,7 +130,8 @@ public actor DeliveryEngine: Service {
                 metadata: [
                     LogKeys.topic: "\(partition.topic)", LogKeys.partition: "\(partition.partition)",
                     LogKeys.offset: "\(expected)", "found_offset": "\(found)",
-                ])
+                ]
+            )
         }
     }
 
@@ -151,8 +154,11 @@ public actor DeliveryEngine: Service {
     func makeCommandID() -> String {
         var random = SystemRandomNumberGenerator()
         return MessageID(
-            milliseconds: self.now, randomHigh: random.next(), randomLow: random.next()
-        ).description
+            milliseconds: self.now,
+            randomHigh: random.next(),
+            randomLow: random.next()
+        )
+        .description
     }
 
     private func reference(to record: Record, at position: Position) -> Reference {
@@ -185,8 +191,12 @@ public actor DeliveryEngine: Service {
             self.log.append([record]) { mailbox.post(.appended(job: job, record, $0)) }
         case .open(let id, let target):
             self.connections[id] = OutboundConnection.open(
-                id: id, target: target, on: self.loop, configuration: self.outboundConfiguration,
-                delegate: Delegate(engine: self))
+                id: id,
+                target: target,
+                on: self.loop,
+                configuration: self.outboundConfiguration,
+                delegate: Delegate(engine: self)
+            )
         case .send(let id, let transaction):
             self.connections[id]?.send(transaction)
         case .close(let id):
@@ -211,7 +221,8 @@ public actor DeliveryEngine: Service {
             self.metrics.dead.increment()
             self.logger.error(
                 "A record cannot be used and goes to posthorn.dead",
-                metadata: ["position": "\(position)", LogKeys.reason: "\(reason)"])
+                metadata: ["position": "\(position)", LogKeys.reason: "\(reason)"]
+            )
         }
     }
 

@@ -32,7 +32,12 @@ public struct DeliveryFailure: Hashable, Sendable {
     public var text: String
 
     public init(
-        scope: Scope, isPermanent: Bool, phase: Phase, reply: RemoteReply? = nil, status: EnhancedStatusCode, text: String
+        scope: Scope,
+        isPermanent: Bool,
+        phase: Phase,
+        reply: RemoteReply? = nil,
+        status: EnhancedStatusCode,
+        text: String
     ) {
         self.scope = scope
         self.isPermanent = isPermanent

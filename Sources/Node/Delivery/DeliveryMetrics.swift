@@ -11,22 +11,33 @@ struct DeliveryMetrics: Sendable {
 
     init(registry: MetricsRegistry) {
         self.parked = registry.counter(
-            "posthorn_parked_total", help: "Records re-published without an attempt because their site was not available.")
+            "posthorn_parked_total",
+            help: "Records re-published without an attempt because their site was not available."
+        )
         self.dead = registry.counter(
-            "posthorn_dead_records_total", help: "Records that could not be used and went to posthorn.dead.")
+            "posthorn_dead_records_total",
+            help: "Records that could not be used and went to posthorn.dead."
+        )
         self.outcomes = Dictionary(
             uniqueKeysWithValues: Outcome.Kind.allCases.map { kind in
                 (
                     kind,
                     registry.counter(
-                        "posthorn_outcomes_total", help: "What attempts and decisions came to, by recipient.",
-                        labels: ["outcome": kind.rawValue])
+                        "posthorn_outcomes_total",
+                        help: "What attempts and decisions came to, by recipient.",
+                        labels: ["outcome": kind.rawValue]
+                    )
                 )
-            })
+            }
+        )
         self.deliveryTime = registry.histogram(
-            "posthorn_delivery_seconds", help: "From acceptance to delivery, by recipient.")
+            "posthorn_delivery_seconds",
+            help: "From acceptance to delivery, by recipient."
+        )
         self.attemptTime = registry.histogram(
-            "posthorn_attempt_seconds", help: "From handing a transaction to a connection to its last reply.")
+            "posthorn_attempt_seconds",
+            help: "From handing a transaction to a connection to its last reply."
+        )
     }
 
     func count(_ outcome: Outcome) {

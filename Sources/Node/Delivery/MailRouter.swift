@@ -39,10 +39,18 @@ public struct MailRouter: MailRouting {
         case .refuse(let reply):
             let status = EnhancedStatusCode(reply.enhancedStatusCode) ?? EnhancedStatusCode(5, 0, 0)
             let remote = RemoteReply(
-                code: reply.code, enhancedStatusCode: status, lines: ["\(reply.enhancedStatusCode) \(reply.text)"])
+                code: reply.code,
+                enhancedStatusCode: status,
+                lines: ["\(reply.enhancedStatusCode) \(reply.text)"]
+            )
             let failure = DeliveryFailure(
-                scope: .message, isPermanent: reply.code >= 500, phase: .policy, reply: remote, status: status,
-                text: reply.text)
+                scope: .message,
+                isPermanent: reply.code >= 500,
+                phase: .policy,
+                reply: remote,
+                status: status,
+                text: reply.text
+            )
             return (.failed(failure), Self.staticValidity)
         }
     }
@@ -50,7 +58,10 @@ public struct MailRouter: MailRouting {
     // MARK: Static routes
 
     private func smartHosts(
-        _ hosts: [NodeSupport.Endpoint], _ wire: OutboundTarget.Wire, isImplicitTLS: Bool, _ route: NodeConfiguration.Route
+        _ hosts: [NodeSupport.Endpoint],
+        _ wire: OutboundTarget.Wire,
+        isImplicitTLS: Bool,
+        _ route: NodeConfiguration.Route
     ) async -> (routing: Routing, validFor: Int64) {
         var endpoints: [OutboundTarget.Endpoint] = []
         var lastFailure: DeliveryFailure?
@@ -64,8 +75,12 @@ public struct MailRouter: MailRouting {
             return (.failed(lastFailure ?? .notResolved), Self.failureValidity)
         }
         let target = OutboundTarget(
-            wire: wire, endpoints: endpoints, tls: TLSLevel(route.tls ?? self.configuration.delivery.tls),
-            isImplicitTLS: isImplicitTLS, credentials: self.credentials(route))
+            wire: wire,
+            endpoints: endpoints,
+            tls: TLSLevel(route.tls ?? self.configuration.delivery.tls),
+            isImplicitTLS: isImplicitTLS,
+            credentials: self.credentials(route)
+        )
         let name = hosts.map(\.description).joined(separator: ",")
         return (.site(self.plan(name, target, route)), Self.staticValidity)
     }
@@ -87,23 +102,27 @@ public struct MailRouter: MailRouting {
                 return .success(OutboundTarget.Endpoint(host: name, addresses: addresses))
             }
             guard let dnsName = DNSName(name) else { return .failure(RoutingFailure(.domainInvalid, name: name)) }
-            return await self.resolver.addresses(of: dnsName).map { found in
-                OutboundTarget.Endpoint(host: name, addresses: Self.socketAddresses(found, port: port))
-            }
+            return await self.resolver.addresses(of: dnsName)
+                .map { found in
+                    OutboundTarget.Endpoint(host: name, addresses: Self.socketAddresses(found, port: port))
+                }
         }
     }
 
     private func credentials(_ route: NodeConfiguration.Route) -> OutboundCredentials? {
         route.authentication.map { authentication in
             OutboundCredentials(
-                user: authentication.user, password: self.passwords[authentication.passwordFile] ?? "")
+                user: authentication.user,
+                password: self.passwords[authentication.passwordFile] ?? ""
+            )
         }
     }
 
     // MARK: Mail exchangers
 
     private func exchangers(
-        of domain: Domain, _ route: NodeConfiguration.Route
+        of domain: Domain,
+        _ route: NodeConfiguration.Route
     ) async -> (routing: Routing, validFor: Int64) {
         let set: MailExchangerSet
         switch await self.resolver.mailExchangers(for: domain) {
@@ -129,7 +148,10 @@ public struct MailRouter: MailRouting {
                 validity = min(validity, addresses.timeToLive.milliseconds)
                 endpoints.append(
                     OutboundTarget.Endpoint(
-                        host: Self.name(exchanger.host), addresses: Self.socketAddresses(addresses, port: 25)))
+                        host: Self.name(exchanger.host),
+                        addresses: Self.socketAddresses(addresses, port: 25)
+                    )
+                )
             case .failure(let failure)?:
                 failures.append(failure)
             case nil:
@@ -142,8 +164,12 @@ public struct MailRouter: MailRouting {
             return (.failed(failure.map { DeliveryFailure(routing: $0) } ?? .notResolved), Self.failureValidity)
         }
         let target = OutboundTarget(
-            wire: .smtp, endpoints: endpoints, tls: TLSLevel(route.tls ?? self.configuration.delivery.tls), isImplicitTLS: false,
-            credentials: nil)
+            wire: .smtp,
+            endpoints: endpoints,
+            tls: TLSLevel(route.tls ?? self.configuration.delivery.tls),
+            isImplicitTLS: false,
+            credentials: nil
+        )
         let name = Self.siteName(set)
         return (.site(self.plan(name, target, route)), max(validity, Self.failureValidity))
     }
@@ -168,9 +194,11 @@ public struct MailRouter: MailRouting {
     private func plan(_ name: String, _ target: OutboundTarget, _ route: NodeConfiguration.Route) -> SitePlan {
         let delivery = self.configuration.delivery
         return SitePlan(
-            id: name, target: target,
+            id: name,
+            target: target,
             connectionCountMax: route.connectionCountMax ?? delivery.connectionCountPerSiteMax,
-            messagesPerConnectionMax: route.messagesPerConnectionMax ?? delivery.messagesPerConnectionMax)
+            messagesPerConnectionMax: route.messagesPerConnectionMax ?? delivery.messagesPerConnectionMax
+        )
     }
 }
 
@@ -191,17 +219,28 @@ extension DeliveryFailure {
         let (class_, subject, detail) = failure.enhancedStatusCode
         let isPermanent = failure.isPermanent && !isStatic
         self.init(
-            scope: .message, isPermanent: isPermanent, phase: .routing,
-            status: EnhancedStatusCode(isPermanent ? class_ : 4, subject, detail), text: failure.text)
+            scope: .message,
+            isPermanent: isPermanent,
+            phase: .routing,
+            status: EnhancedStatusCode(isPermanent ? class_ : 4, subject, detail),
+            text: failure.text
+        )
     }
 
     static let notResolved = DeliveryFailure(
-        scope: .message, isPermanent: false, phase: .routing, status: EnhancedStatusCode(4, 4, 3),
-        text: "The mail exchangers could not be looked up.")
+        scope: .message,
+        isPermanent: false,
+        phase: .routing,
+        status: EnhancedStatusCode(4, 4, 3),
+        text: "The mail exchangers could not be looked up."
+    )
 }
 
 extension RemoteReply {
     /// What stands in for a remote's reply when a route throws mail away.
     static let discarded = RemoteReply(
-        code: 250, enhancedStatusCode: EnhancedStatusCode(2, 0, 0), lines: ["2.0.0 Discarded by a route"])
+        code: 250,
+        enhancedStatusCode: EnhancedStatusCode(2, 0, 0),
+        lines: ["2.0.0 Discarded by a route"]
+    )
 }

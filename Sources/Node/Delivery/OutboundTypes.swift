@@ -41,7 +41,10 @@ public struct OutboundTarget: Hashable, Sendable {
     public var credentials: OutboundCredentials?
 
     public init(
-        wire: Wire = .smtp, endpoints: [Endpoint], tls: TLSLevel = .opportunistic, isImplicitTLS: Bool = false,
+        wire: Wire = .smtp,
+        endpoints: [Endpoint],
+        tls: TLSLevel = .opportunistic,
+        isImplicitTLS: Bool = false,
         credentials: OutboundCredentials? = nil
     ) {
         self.wire = wire
@@ -74,8 +77,14 @@ public struct OutboundTransaction: Sendable {
     public var content: ByteBuffer
 
     public init(
-        id: UInt64, reversePath: Mailbox?, recipients: [Recipient], bodyType: Envelope.BodyType,
-        isInternationalized: Bool, returnContent: Envelope.ReturnContent?, envelopeID: String?, content: ByteBuffer
+        id: UInt64,
+        reversePath: Mailbox?,
+        recipients: [Recipient],
+        bodyType: Envelope.BodyType,
+        isInternationalized: Bool,
+        returnContent: Envelope.ReturnContent?,
+        envelopeID: String?,
+        content: ByteBuffer
     ) {
         self.id = id
         self.reversePath = reversePath
@@ -130,8 +139,14 @@ public struct OutboundSessionFacts: Hashable, Sendable {
     public var contentSizeMax: Int?
 
     public init(
-        host: String, address: String, tlsVersion: String?, tlsCipher: String?, isTLSVerified: Bool,
-        isTLSAvoided: Bool = false, recipientCountMax: Int = 100, contentSizeMax: Int? = nil
+        host: String,
+        address: String,
+        tlsVersion: String?,
+        tlsCipher: String?,
+        isTLSVerified: Bool,
+        isTLSAvoided: Bool = false,
+        recipientCountMax: Int = 100,
+        contentSizeMax: Int? = nil
     ) {
         self.host = host
         self.address = address

@@ -1,8 +1,8 @@
 import Admin
 import Bounce
 import ClusterLog
-import Delivery
 import DNS
+import Delivery
 import EmbeddedLog
 import Foundation
 import Ingress
@@ -12,8 +12,8 @@ import NIOPosix
 import NIOSSL
 import NodeSupport
 import Resolver
-import ServiceLifecycle
 import SMTP
+import ServiceLifecycle
 import UnixSignals
 
 /// A node: all roles in one process over the embedded log. The one place where the back end of the log is chosen.
@@ -42,34 +42,66 @@ struct Node {
         let deliveryLoop = MultiThreadedEventLoopGroup(numberOfThreads: 1)
 
         let ingress = IngressServer(
-            configuration: self.configuration, log: log, credentials: credentials, group: loops, clock: clock,
-            metrics: metrics, readiness: readiness, logger: logger)
+            configuration: self.configuration,
+            log: log,
+            credentials: credentials,
+            group: loops,
+            clock: clock,
+            metrics: metrics,
+            readiness: readiness,
+            logger: logger
+        )
         let delivery = DeliveryEngine(
-            configuration: self.configuration, log: log,
+            configuration: self.configuration,
+            log: log,
             routing: MailRouter(
-                configuration: self.configuration, passwords: try self.readPasswords(), resolver: resolver),
-            outbound: try self.makeOutbound(), on: deliveryLoop.next(), clock: clock, metrics: metrics, logger: logger)
+                configuration: self.configuration,
+                passwords: try self.readPasswords(),
+                resolver: resolver
+            ),
+            outbound: try self.makeOutbound(),
+            on: deliveryLoop.next(),
+            clock: clock,
+            metrics: metrics,
+            logger: logger
+        )
         let bounce = BounceService(
-            log: log, settings: BounceSettings(self.configuration), clock: clock, metrics: metrics, logger: logger)
+            log: log,
+            settings: BounceSettings(self.configuration),
+            clock: clock,
+            metrics: metrics,
+            logger: logger
+        )
         var services: [any Service] = []
         if let address = self.configuration.admin.address {
             let token = try self.configuration.admin.tokenFile.map(Self.firstLine)
             services.append(
                 AdminServer(
-                    address: address, token: token, metrics: metrics, readiness: readiness, queue: delivery,
-                    logger: logger))
+                    address: address,
+                    token: token,
+                    metrics: metrics,
+                    readiness: readiness,
+                    queue: delivery,
+                    logger: logger
+                )
+            )
         }
         // Shut down from the last to the first, each awaited before the next.
         services += [bounce, delivery, ingress]
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
-                services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: Logger(label: "lifecycle")))
+                services: services,
+                gracefulShutdownSignals: [.sigterm, .sigint],
+                logger: Logger(label: "lifecycle")
+            )
+        )
         logger.notice(
             "Starting",
             metadata: [
                 "version": "\(Version.text)", LogKeys.host: "\(self.configuration.hostname)",
                 LogKeys.path: "\(self.configuration.dataDirectory)",
-            ])
+            ]
+        )
         let result: Result<Void, any Error>
         do {
             try await group.run()
@@ -112,7 +144,8 @@ struct Node {
                     case .host(let host, let port): "\(host)@\(port)"
                     case .unixSocket(let path): path
                     }
-                })
+                }
+            )
             // A resolver on this machine is one like any other.
             options.extra.append(("do-not-query-localhost", "no"))
         } else if let resolvConf = dns.resolvConf {
@@ -139,8 +172,10 @@ struct Node {
         let delivery = self.configuration.delivery
         let sources = try delivery.sourceAddresses.map { try SocketAddress(ipAddress: $0.description, port: 0) }
         var outbound = try OutboundConfiguration(
-            name: self.configuration.hostname, timeouts: ClientTimeouts(self.configuration.timeouts.client),
-            sourceAddresses: sources)
+            name: self.configuration.hostname,
+            timeouts: ClientTimeouts(self.configuration.timeouts.client),
+            sourceAddresses: sources
+        )
         if let file = delivery.trustedCertificatesFile {
             var verified = TLSConfiguration.makeClientConfiguration()
             verified.minimumTLSVersion = .tlsv12

@@ -39,12 +39,17 @@ extension DeliveryCore {
     /// Records of a partition that have not been worked on, from where the command's scan stood. Returns how many
     /// recipients were dealt with.
     mutating func scanned(
-        _ commandID: String, _ partition: TopicPartition, _ records: [StoredRecord], upTo end: Offset, now: Int64
+        _ commandID: String,
+        _ partition: TopicPartition,
+        _ records: [StoredRecord],
+        upTo end: Offset,
+        now: Int64
     ) -> Int {
         guard let index = self.commands.firstIndex(where: { $0.id == commandID }),
-            let markIndex = self.commands[index].marks.firstIndex(where: {
-                $0.topic == partition.topic.name && $0.partition == partition.partition
-            }),
+            let markIndex = self.commands[index].marks
+                .firstIndex(where: {
+                    $0.topic == partition.topic.name && $0.partition == partition.partition
+                }),
             let frontier = self.partitions[partition]?.window.end
         else { return 0 }
         var matched = 0
@@ -60,8 +65,15 @@ extension DeliveryCore {
             matched += recipients.count
             var outputs: [Record] = []
             self.apply(
-                command, to: recipients, of: entry, key: record.key, content: record.value, topic: partition.topic,
-                outputs: &outputs, now: now)
+                command,
+                to: recipients,
+                of: entry,
+                key: record.key,
+                content: record.value,
+                topic: partition.topic,
+                outputs: &outputs,
+                now: now
+            )
             self.builder.add(outputs)
         }
         self.commands[index].marks[markIndex].scanned = end.rawValue
@@ -73,7 +85,9 @@ extension DeliveryCore {
     /// Whether a command has dealt with the record already.
     func isSuperseded(_ position: Position, _ entry: QueueEntry, key: String) -> Bool {
         self.commands.contains { command in
-            guard let mark = command.mark(position.partition), position.offset.rawValue < mark.scanned else { return false }
+            guard let mark = command.mark(position.partition), position.offset.rawValue < mark.scanned else {
+                return false
+            }
             let site = position.partition.topic == .accepted ? nil : key
             return !command.predicate.matching(entry, site: site).isEmpty
         }
@@ -110,7 +124,15 @@ extension DeliveryCore {
         if job.entry.content == nil, command.kind == .hold || recipients.count < job.entry.envelope.recipients.count {
             // The content is still in the record: it moves to `posthorn.content` with what is held or left.
             var staged = Staged(outputs: [], entries: [])
-            self.split(command, recipients, job.entry, key: self.siteName(job), topic: .deferredNow, into: &staged, now: now)
+            self.split(
+                command,
+                recipients,
+                job.entry,
+                key: self.siteName(job),
+                topic: .deferredNow,
+                into: &staged,
+                now: now
+            )
             self.leaveQueue(job)
             self.jobs[job.id]?.stage = .appending
             self.jobs[job.id]?.staged = staged
@@ -119,8 +141,15 @@ extension DeliveryCore {
         }
         var outputs: [Record] = []
         self.apply(
-            command, to: recipients, of: job.entry, key: self.siteName(job), content: ByteBuffer(), topic: .deferredNow,
-            outputs: &outputs, now: now)
+            command,
+            to: recipients,
+            of: job.entry,
+            key: self.siteName(job),
+            content: ByteBuffer(),
+            topic: .deferredNow,
+            outputs: &outputs,
+            now: now
+        )
         let isFinal = command.kind == .remove && recipients.count == job.entry.envelope.recipients.count
         self.finish(job, outputs: outputs, isFinal: isFinal)
         return recipients.count
@@ -133,8 +162,14 @@ extension DeliveryCore {
 
     /// Writes what the command does to some recipients of an entry; the others go on in `topic`.
     private mutating func apply(
-        _ command: OperatorCommand, to recipients: [Recipient], of entry: QueueEntry, key: String, content: ByteBuffer,
-        topic: Topic, outputs: inout [Record], now: Int64
+        _ command: OperatorCommand,
+        to recipients: [Recipient],
+        of entry: QueueEntry,
+        key: String,
+        content: ByteBuffer,
+        topic: Topic,
+        outputs: inout [Record],
+        now: Int64
     ) {
         var staged = Staged(outputs: [], entries: [])
         self.split(command, recipients, entry, key: key, topic: topic, into: &staged, now: now)
@@ -146,8 +181,13 @@ extension DeliveryCore {
     }
 
     private mutating func split(
-        _ command: OperatorCommand, _ recipients: [Recipient], _ entry: QueueEntry, key: String, topic: Topic,
-        into staged: inout Staged, now: Int64
+        _ command: OperatorCommand,
+        _ recipients: [Recipient],
+        _ entry: QueueEntry,
+        key: String,
+        topic: Topic,
+        into staged: inout Staged,
+        now: Int64
     ) {
         let concerned = Set(recipients.map(\.index))
         var chosen = entry
@@ -174,13 +214,25 @@ extension DeliveryCore {
 
     /// The outcome of a decision that no attempt led to.
     private mutating func decision(
-        _ kind: Outcome.Kind, _ recipient: Recipient, _ entry: QueueEntry, site: String, now: Int64
+        _ kind: Outcome.Kind,
+        _ recipient: Recipient,
+        _ entry: QueueEntry,
+        site: String,
+        now: Int64
     ) -> Record {
         var outcome = Outcome(
-            kind: kind, messageID: entry.envelope.messageID.description, recipientIndex: recipient.index,
-            recipient: recipient.mailbox.description, sender: entry.envelope.reversePath?.description ?? "", site: site,
-            time: now, acceptedAt: entry.envelope.acceptedAt, contentSize: entry.envelope.contentSize,
-            attempt: entry.attemptCount, status: kind == .removed ? "5.7.0" : "4.7.0")
+            kind: kind,
+            messageID: entry.envelope.messageID.description,
+            recipientIndex: recipient.index,
+            recipient: recipient.mailbox.description,
+            sender: entry.envelope.reversePath?.description ?? "",
+            site: site,
+            time: now,
+            acceptedAt: entry.envelope.acceptedAt,
+            contentSize: entry.envelope.contentSize,
+            attempt: entry.attemptCount,
+            status: kind == .removed ? "5.7.0" : "4.7.0"
+        )
         outcome.reason = "An operator asked for it."
         self.act(.report(outcome))
         return outcome.record(key: recipient.mailbox.domain.text, source: self.configuration.source)

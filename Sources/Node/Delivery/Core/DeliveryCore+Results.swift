@@ -18,15 +18,21 @@ struct Conclusion: Sendable {
 extension DeliveryCore {
     func expiry(_ entry: QueueEntry) -> Int64 {
         self.configuration.retry.expiry(
-            acceptedAt: entry.envelope.acceptedAt, isNotification: entry.envelope.reversePath == nil)
+            acceptedAt: entry.envelope.acceptedAt,
+            isNotification: entry.envelope.reversePath == nil
+        )
     }
 
     // MARK: Decisions
 
     /// An attempt is over: each recipient is delivered, bounced, expired, or tried again.
     mutating func decide(
-        _ jobID: UInt64, _ results: [RecipientResult], connection: OutboundSessionFacts?, duration: Int64?,
-        isInDoubt: Bool, now: Int64
+        _ jobID: UInt64,
+        _ results: [RecipientResult],
+        connection: OutboundSessionFacts?,
+        duration: Int64?,
+        isInDoubt: Bool,
+        now: Int64
     ) {
         guard let job = self.jobs[jobID] else { return }
         precondition(results.count == job.entry.envelope.recipients.count, "A recipient has no result.")
@@ -38,8 +44,13 @@ extension DeliveryCore {
         var retrying: [Conclusion] = []
         for (recipient, result) in zip(job.entry.envelope.recipients, results) {
             var conclusion = Conclusion(
-                recipient: recipient, kind: .delivered, result: result, connection: connection, duration: duration,
-                isInDoubt: isInDoubt)
+                recipient: recipient,
+                kind: .delivered,
+                result: result,
+                connection: connection,
+                duration: duration,
+                isInDoubt: isInDoubt
+            )
             if case .failed(let failure) = result {
                 conclusion.kind = failure.isPermanent ? .bounced : canRetry ? .deferred : .expired
                 if let number = job.site { self.sites[number]?.lastFailure = failure.text }
@@ -73,7 +84,10 @@ extension DeliveryCore {
         let expiry = self.expiry(job.entry)
         guard
             let delay = self.configuration.retry.tier(
-                afterAttempt: job.entry.attemptCount, now: now, expiry: expiry)
+                afterAttempt: job.entry.attemptCount,
+                now: now,
+                expiry: expiry
+            )
         else { preconditionFailure("A retry was decided without life left.") }
         var outputs = outputs
         var entry = job.entry
@@ -98,7 +112,11 @@ extension DeliveryCore {
         entry.parkedSince = since
         entry.firstDeferredAt = entry.firstDeferredAt ?? now
         let delay = self.configuration.retry.tier(
-            parkedFor: wait, outageAge: now - since, now: now, expiry: self.expiry(entry))
+            parkedFor: wait,
+            outageAge: now - since,
+            now: now,
+            expiry: self.expiry(entry)
+        )
         guard let delay else { return }
         self.act(.parked(site: self.siteName(job), delay: delay))
         self.republish(job, entry, delay: delay, outputs: [], now: now)
@@ -107,7 +125,11 @@ extension DeliveryCore {
     /// Puts the job's recipients into a tier. Content that is still in its first record is copied to
     /// `posthorn.content` before, once (DESIGN §2).
     private mutating func republish(
-        _ job: Job, _ entry: QueueEntry, delay: Int64, outputs: [Record], now: Int64
+        _ job: Job,
+        _ entry: QueueEntry,
+        delay: Int64,
+        outputs: [Record],
+        now: Int64
     ) {
         let topic = Topic.deferred(milliseconds: delay)
         let key = self.siteName(job)
@@ -141,8 +163,11 @@ extension DeliveryCore {
         guard let job = self.jobs[jobID], let content = job.content else { return nil }
         let messageID = job.entry.envelope.messageID.description
         return Record(
-            topic: .content, key: messageID,
-            headers: [RecordHeader(Reference.messageIDHeader, ByteBuffer(string: messageID))], value: content)
+            topic: .content,
+            key: messageID,
+            headers: [RecordHeader(Reference.messageIDHeader, ByteBuffer(string: messageID))],
+            value: content
+        )
     }
 
     // MARK: Fan-out
@@ -177,7 +202,13 @@ extension DeliveryCore {
         var outputs: [Record] = []
         for var item in entries {
             item.entry.isContentShared = item.entry.content != nil
-            self.publish(item.entry, topic: item.topic, key: item.key, content: job.content ?? ByteBuffer(), to: &outputs)
+            self.publish(
+                item.entry,
+                topic: item.topic,
+                key: item.key,
+                content: job.content ?? ByteBuffer(),
+                to: &outputs
+            )
         }
         self.jobs[job.id] = job
         self.finish(job, outputs: outputs, isFinal: false)
@@ -194,22 +225,37 @@ extension DeliveryCore {
     }
 
     private mutating func outcome(
-        _ conclusion: Conclusion, _ job: Job, nextDueAt: Int64?, notifiesDelay: Bool = false, now: Int64
+        _ conclusion: Conclusion,
+        _ job: Job,
+        nextDueAt: Int64?,
+        notifiesDelay: Bool = false,
+        now: Int64
     ) -> Record {
         let envelope = job.entry.envelope
         var outcome = Outcome(
-            kind: conclusion.kind, messageID: envelope.messageID.description,
-            recipientIndex: conclusion.recipient.index, recipient: conclusion.recipient.mailbox.description,
-            sender: envelope.reversePath?.description ?? "", site: self.siteName(job), time: now,
-            acceptedAt: envelope.acceptedAt, contentSize: envelope.contentSize,
-            attempt: self.jobs[job.id]?.entry.attemptCount ?? job.entry.attemptCount, status: "2.0.0")
+            kind: conclusion.kind,
+            messageID: envelope.messageID.description,
+            recipientIndex: conclusion.recipient.index,
+            recipient: conclusion.recipient.mailbox.description,
+            sender: envelope.reversePath?.description ?? "",
+            site: self.siteName(job),
+            time: now,
+            acceptedAt: envelope.acceptedAt,
+            contentSize: envelope.contentSize,
+            attempt: self.jobs[job.id]?.entry.attemptCount ?? job.entry.attemptCount,
+            status: "2.0.0"
+        )
         outcome.duration = conclusion.duration
         outcome.nextDueAt = nextDueAt
         if conclusion.isInDoubt { outcome.inDoubt = true }
         if let facts = conclusion.connection {
             outcome.remote = Outcome.Remote(
-                host: facts.host, address: facts.address, tlsVersion: facts.tlsVersion, tlsCipher: facts.tlsCipher,
-                tlsVerified: facts.isTLSVerified)
+                host: facts.host,
+                address: facts.address,
+                tlsVersion: facts.tlsVersion,
+                tlsCipher: facts.tlsCipher,
+                tlsVerified: facts.isTLSVerified
+            )
         }
         switch conclusion.result {
         case .delivered(let reply, let isDSNPassedOn):
@@ -229,7 +275,10 @@ extension DeliveryCore {
             headers = self.notificationHeaders(conclusion, job)
         }
         return outcome.record(
-            key: conclusion.recipient.mailbox.domain.text, source: self.configuration.source, extraHeaders: headers)
+            key: conclusion.recipient.mailbox.domain.text,
+            source: self.configuration.source,
+            extraHeaders: headers
+        )
     }
 
     /// What the bounce service needs to write a notification without reading the content again.
@@ -268,15 +317,22 @@ extension DeliveryCore {
 extension Outcome.Reply {
     init(_ reply: RemoteReply) {
         self.init(
-            code: reply.code, enhanced: reply.enhancedStatusCode?.description, text: reply.lines.joined(separator: " "))
+            code: reply.code,
+            enhanced: reply.enhancedStatusCode?.description,
+            text: reply.lines.joined(separator: " ")
+        )
     }
 }
 
 extension DeliveryFailure {
     static func expired(lastFailure: String?) -> DeliveryFailure {
         DeliveryFailure(
-            scope: .message, isPermanent: true, phase: .policy, status: EnhancedStatusCode(4, 4, 7),
+            scope: .message,
+            isPermanent: true,
+            phase: .policy,
+            status: EnhancedStatusCode(4, 4, 7),
             text: lastFailure.map { "The message was not delivered in time. The last failure: \($0)" }
-                ?? "The message was not delivered in time.")
+                ?? "The message was not delivered in time."
+        )
     }
 }

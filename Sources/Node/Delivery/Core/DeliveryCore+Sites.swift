@@ -117,8 +117,12 @@ extension DeliveryCore {
             let failure = DeliveryFailure.expired(lastFailure: site.lastFailure)
             self.conclude(
                 jobID,
-                job.entry.envelope.recipients.map { Conclusion(recipient: $0, kind: .expired, result: .failed(failure)) },
-                retrying: [], now: now)
+                job.entry.envelope.recipients.map {
+                    Conclusion(recipient: $0, kind: .expired, result: .failed(failure))
+                },
+                retrying: [],
+                now: now
+            )
             return
         }
         let held = self.partitions[job.position.partition]?.siteCounts[number] ?? 0
@@ -145,9 +149,7 @@ extension DeliveryCore {
     /// Milliseconds until a job that comes now would be tried, as far as can be told.
     func expectedWait(_ site: Site, now: Int64) -> Int64 {
         guard let head = site.ready.first, let job = self.jobs[head] else { return 0 }
-        let age = now - job.readySince
-        guard site.rate > 0 else { return age }
-        return max(age, Int64(Double(site.ready.count) * 1_000 / site.rate))
+        return max(now - job.readySince, site.backlogTime)
     }
 
     /// Gives ready jobs to idle connections, and opens more where that helps.
@@ -210,9 +212,17 @@ extension DeliveryCore {
             .send(
                 connection: connectionID,
                 OutboundTransaction(
-                    id: jobID, reversePath: envelope.reversePath, recipients: envelope.recipients,
-                    bodyType: envelope.bodyType, isInternationalized: envelope.isInternationalized,
-                    returnContent: envelope.returnContent, envelopeID: envelope.envelopeID, content: content)))
+                    id: jobID,
+                    reversePath: envelope.reversePath,
+                    recipients: envelope.recipients,
+                    bodyType: envelope.bodyType,
+                    isInternationalized: envelope.isInternationalized,
+                    returnContent: envelope.returnContent,
+                    envelopeID: envelope.envelopeID,
+                    content: content
+                )
+            )
+        )
     }
 
     // MARK: Connections
@@ -227,7 +237,7 @@ extension DeliveryCore {
     mutating func finished(connection id: UInt64, result: TransactionResult, isReusable: Bool, now: Int64) {
         guard let connection = self.connections[id] else { return }
         self.connections[id]?.job = nil
-        self.sites[connection.site]?.finishedTransaction(now: now)
+        self.sites[connection.site]?.finishedTransaction(duration: result.duration)
         if let jobID = connection.job {
             self.concludeAttempt(jobID, connection, result, now: now)
         }
@@ -244,15 +254,20 @@ extension DeliveryCore {
     }
 
     private mutating func concludeAttempt(
-        _ jobID: UInt64, _ connection: Connection, _ result: TransactionResult, now: Int64
+        _ jobID: UInt64,
+        _ connection: Connection,
+        _ result: TransactionResult,
+        now: Int64
     ) {
         guard let job = self.jobs[jobID] else { return }
-        let sessionFailure = result.results.lazy.compactMap { result -> DeliveryFailure? in
-            guard case .failed(let failure) = result, failure.scope != .recipient, failure.scope != .message else {
-                return nil
+        let sessionFailure = result.results.lazy
+            .compactMap { result -> DeliveryFailure? in
+                guard case .failed(let failure) = result, failure.scope != .recipient, failure.scope != .message else {
+                    return nil
+                }
+                return failure
             }
-            return failure
-        }.first
+            .first
         if let failure = sessionFailure {
             // A kept connection that the remote had given up says nothing about the message or the site.
             let isStale = connection.transactionCount > 1 && failure.scope == .session && !failure.isPermanent
@@ -264,13 +279,22 @@ extension DeliveryCore {
                 self.dispatch(connection.site, now: now)
                 return
             }
-            self.sites[connection.site]?.failed(now: now, text: failure.text)
+            if failure.scope == .session {
+                self.sites[connection.site]?.sessionFailed(text: failure.text)
+            } else {
+                self.sites[connection.site]?.failed(now: now, text: failure.text)
+            }
         } else {
             self.sites[connection.site]?.succeeded()
         }
         self.decide(
-            jobID, result.results, connection: connection.facts, duration: result.duration, isInDoubt: result.isInDoubt,
-            now: now)
+            jobID,
+            result.results,
+            connection: connection.facts,
+            duration: result.duration,
+            isInDoubt: result.isInDoubt,
+            now: now
+        )
     }
 
     private mutating func becomeIdle(_ id: UInt64, now: Int64) {
@@ -332,7 +356,9 @@ extension DeliveryCore {
 
     mutating func tickSites(now: Int64) {
         for (id, connection) in self.connections {
-            if case .idle(let since) = connection.state, now - since >= self.configuration.idleTimeout { self.retire(id) }
+            if case .idle(let since) = connection.state, now - since >= self.configuration.idleTimeout {
+                self.retire(id)
+            }
         }
         for (number, site) in self.sites {
             if site.isUnused && site.outageSince == nil {

@@ -180,12 +180,13 @@ struct DeliveryCore: Sendable {
 
     /// Nothing is being tried, waited for or written.
     var isQuiet: Bool {
-        !self.builder.isBusy && self.jobs.values.allSatisfy { job in
-            switch job.stage {
-            case .attempting, .appending: false
-            case .routing, .reading, .ready: true
+        !self.builder.isBusy
+            && self.jobs.values.allSatisfy { job in
+                switch job.stage {
+                case .attempting, .appending: false
+                case .routing, .reading, .ready: true
+                }
             }
-        }
     }
 
     // MARK: Records
@@ -194,7 +195,9 @@ struct DeliveryCore: Sendable {
         for assignment in assignments {
             let delay = (assignment.partition.topic.deferredDelay ?? 0) * 1_000
             self.partitions[assignment.partition] = Partition(
-                window: PartitionWindow(progress: assignment.progress), delay: delay)
+                window: PartitionWindow(progress: assignment.progress),
+                delay: delay
+            )
         }
     }
 
@@ -292,8 +295,14 @@ struct DeliveryCore: Sendable {
         self.nextJobID += 1
         let isInline = entry.content == nil
         var job = Job(
-            id: jobID, position: record.position, key: record.key, entry: entry,
-            content: isInline ? record.value : nil, stage: .routing, heldOctets: record.size)
+            id: jobID,
+            position: record.position,
+            key: record.key,
+            entry: entry,
+            content: isInline ? record.value : nil,
+            stage: .routing,
+            heldOctets: record.size
+        )
         if self.fanOut(&job) { return }
         self.jobs[jobID] = job
         self.route(jobID, now: now)
@@ -316,7 +325,12 @@ struct DeliveryCore: Sendable {
                 RecordHeader("posthorn-dead-reason", ByteBuffer(string: reason)),
                 RecordHeader("posthorn-dead-position", ByteBuffer(string: record.position.description)),
             ]
-        let output = Record(topic: .dead, key: record.position.partition.topic.name, headers: headers, value: record.value)
+        let output = Record(
+            topic: .dead,
+            key: record.position.partition.topic.name,
+            headers: headers,
+            value: record.value
+        )
         self.act(.dead(record.position, reason: reason))
         self.complete(record.position, outputs: [output])
     }
@@ -363,9 +377,12 @@ struct DeliveryCore: Sendable {
         case .failure(let error):
             // The content is gone or is not what was referenced: it is never sent (G7).
             let record = StoredRecord(
-                position: job.position, timestamp: now, key: job.key,
+                position: job.position,
+                timestamp: now,
+                key: job.key,
                 headers: [RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: job.entry.encoded()))],
-                value: ByteBuffer())
+                value: ByteBuffer()
+            )
             self.forget(job)
             self.bury(record, reason: "content cannot be read: \(error)")
         }
@@ -391,7 +408,13 @@ struct DeliveryCore: Sendable {
     }
 
     /// Adds an entry's record to the outputs; one whose envelope became too large goes without what can be spared.
-    mutating func publish(_ entry: QueueEntry, topic: Topic, key: String, content: ByteBuffer, to outputs: inout [Record]) {
+    mutating func publish(
+        _ entry: QueueEntry,
+        topic: Topic,
+        key: String,
+        content: ByteBuffer,
+        to outputs: inout [Record]
+    ) {
         do throws(RecordLogError) {
             outputs.append(try entry.record(topic: topic, key: key, content: content))
         } catch {
@@ -419,7 +442,6 @@ struct DeliveryCore: Sendable {
         if let site = job.site { self.leaveSite(job, site) }
     }
 
-
     private mutating func leaveSite(_ job: Job, _ site: Int) {
         let partition = job.position.partition
         if let count = self.partitions[partition]?.siteCounts[site] {
@@ -434,7 +456,9 @@ struct DeliveryCore: Sendable {
     /// it any more.
     mutating func finish(_ job: Job, outputs: [Record], isFinal: Bool) {
         self.forget(job)
-        if isFinal, let content = job.entry.content, !job.entry.isContentShared, content.position.partition.topic == .content {
+        if isFinal, let content = job.entry.content, !job.entry.isContentShared,
+            content.position.partition.topic == .content
+        {
             self.builder.releases.append(content)
         }
         self.complete(job.position, outputs: outputs)

@@ -16,10 +16,8 @@ struct Site: Sendable {
     /// When the present outage began, as seen here.
     private(set) var outageSince: Int64?
     private(set) var backoffUntil: Int64 = 0
-    /// Transactions finished a second, smoothed; 0 until the first second is over.
-    private(set) var rate: Double = 0
-    private var rateWindowStart: Int64 = 0
-    private var rateWindowCount = 0
+    /// How long a transaction takes, smoothed, in milliseconds; 0 until one has finished.
+    private(set) var transactionTime: Double = 0
     /// The last failure's text, for views.
     var lastFailure: String?
 
@@ -38,14 +36,22 @@ struct Site: Sendable {
 
     var connectionCountLimit: Int { max(1, Int(self.concurrency)) }
 
-    mutating func finishedTransaction(now: Int64) {
-        self.rateWindowCount += 1
-        let elapsed = now - self.rateWindowStart
-        guard elapsed >= 1_000 else { return }
-        let latest = Double(self.rateWindowCount) * 1_000 / Double(min(elapsed, 60_000))
-        self.rate = self.rate == 0 ? latest : self.rate * 0.5 + latest * 0.5
-        self.rateWindowStart = now
-        self.rateWindowCount = 0
+    /// - Parameter duration: microseconds.
+    mutating func finishedTransaction(duration: Int64) {
+        let milliseconds = Double(duration) / 1_000
+        self.transactionTime =
+            self.transactionTime == 0 ? milliseconds : self.transactionTime * 0.9 + milliseconds * 0.1
+    }
+
+    /// Milliseconds until what is ready now has been tried, by what transactions have taken; 0 while nothing is known.
+    var backlogTime: Int64 {
+        Int64(Double(self.ready.count) * self.transactionTime / Double(self.connectionCountLimit))
+    }
+
+    /// A connection was lost in a transaction: less at a time, but the site is there.
+    mutating func sessionFailed(text: String) {
+        self.lastFailure = text
+        self.concurrency = max(1, self.concurrency / 2)
     }
 
     mutating func succeeded() {

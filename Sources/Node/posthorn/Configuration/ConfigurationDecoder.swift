@@ -178,12 +178,12 @@ struct ConfigurationDecoder {
         section.read("tiers", asListOf: .duration(.seconds(1) ... .seconds(86400)), into: &retry.tiers)
         if self.reading.isGiven("retry.tiers") { retry.schedule = retry.tiers }
         section.read("schedule", asListOf: .duration(.seconds(1) ... .seconds(86400)), into: &retry.schedule)
-        section.read("lifetime", as: .duration(.seconds(60) ... .seconds(30 * 86400)), into: &retry.lifetime)
+        section.read("lifetime", as: .duration(.seconds(1) ... .seconds(30 * 86400)), into: &retry.lifetime)
         let isShort = retry.lifetime < retry.notificationLifetime
         if isShort { retry.notificationLifetime = retry.lifetime }
         section.read(
             "notification-lifetime",
-            as: .duration(.seconds(60) ... .seconds(30 * 86400)),
+            as: .duration(.seconds(1) ... .seconds(30 * 86400)),
             into: &retry.notificationLifetime
         )
         if let delay = retry.delayNotificationAfter, delay >= retry.lifetime { retry.delayNotificationAfter = nil }

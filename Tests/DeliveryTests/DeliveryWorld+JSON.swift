@@ -1,0 +1,9 @@
+import Foundation
+import NIOCore
+import Records
+
+extension DeliveryWorld {
+    static func decode(_ value: ByteBuffer) throws -> Outcome {
+        try JSONDecoder().decode(Outcome.self, from: Data(value.readableBytesView))
+    }
+}

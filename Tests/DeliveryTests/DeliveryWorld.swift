@@ -1,0 +1,324 @@
+import ClusterLog
+import DequeModule
+import Mail
+import NIOCore
+import NodeSupport
+import Records
+import SMTP
+import Testing
+
+@testable import Delivery
+
+/// A log, sites and a clock in memory around one ``DeliveryCore``: performs its actions at once or when told to.
+struct DeliveryWorld {
+    /// What a remote does with one recipient of one attempt.
+    typealias Remote = (OutboundTransaction, Recipient) -> RecipientResult
+
+    var core: DeliveryCore
+    var now: Int64 = 1_800_000_000_000
+    var partitions: [TopicPartition: [StoredRecord]] = [:]
+    var progress: [TopicPartition: Progress] = [:]
+    var paused: Set<TopicPartition> = []
+    /// How far the core has been given each partition.
+    var cursors: [TopicPartition: Int] = [:]
+    /// Final and other outcomes, in the order of their steps.
+    var outcomes: [Outcome] = []
+    var outcomeRecords: [Record] = []
+    var released: [Reference] = []
+    var deadCount = 0
+    var parkedDelays: [Int64] = []
+    /// Content of messages that remotes took, by message and recipient.
+    var arrived: [String: Int] = [:]
+    var stepFailuresLeft = 0
+    var refusesConnections: Set<String> = []
+    var openConnections: [UInt64: String] = [:]
+    var sent: [(connection: UInt64, transaction: OutboundTransaction)] = []
+    /// Actions that wait for the test to let them happen.
+    var deferredActions: Deque<DeliveryCore.Action> = []
+    /// Held back: transactions are answered only when the test says so.
+    var holdsTransactions = false
+    var remote: Remote = { _, _ in .delivered(RemoteReply(code: 250), isDSNPassedOn: false) }
+
+    static let clusterID = ClusterID("test")
+    let configuration: DeliveryCore.Configuration
+
+    init(
+        partitionCount: Int = 1,
+        retry: NodeConfiguration.Retry = NodeConfiguration.Retry(),
+        adjust: (inout DeliveryCore.Configuration) -> Void = { _ in }
+    ) {
+        var configuration = DeliveryCore.Configuration(retry: RetrySchedule(retry))
+        adjust(&configuration)
+        self.configuration = configuration
+        self.core = DeliveryCore(configuration: configuration)
+        var topics: [Topic] = [.accepted, .held, .deferredNow]
+        topics += retry.tiers.map { Topic.deferred(delay: $0.components.seconds) }
+        for topic in topics {
+            for partition in 0..<partitionCount {
+                let id = TopicPartition(topic, Int32(partition))
+                self.partitions[id] = []
+                self.progress[id] = Progress(watermark: Offset(0))
+            }
+        }
+        for partition in 0..<partitionCount { self.partitions[TopicPartition(.content, Int32(partition))] = [] }
+        self.assign()
+    }
+
+    var partitionCount: Int { self.partitions.keys.filter { $0.topic == .accepted }.count }
+
+    mutating func assign() {
+        self.core.assigned(self.progress.map { Assignment(partition: $0.key, progress: $0.value) })
+        self.cursors = self.progress.mapValues { Int($0.watermark.rawValue) }
+        self.paused = []
+    }
+
+    /// The node dies: everything in memory is gone, the log stays.
+    mutating func crash() {
+        self.core = DeliveryCore(configuration: self.configuration)
+        self.deferredActions.removeAll()
+        self.openConnections.removeAll()
+        self.sent.removeAll()
+        self.assign()
+    }
+
+    // MARK: Log
+
+    @discardableResult
+    mutating func append(_ record: Record) -> Position {
+        let partition = Partitioner(partitionCount: self.partitionCount).partition(for: record.key)
+        let id = TopicPartition(record.topic, partition)
+        let position = Position(partition: id, offset: Offset(Int64(self.partitions[id, default: []].count)))
+        self.partitions[id, default: []]
+            .append(
+                StoredRecord(
+                    position: position,
+                    timestamp: self.now,
+                    key: record.key,
+                    headers: record.headers,
+                    value: record.value
+                )
+            )
+        return position
+    }
+
+    @discardableResult
+    mutating func accept(
+        _ recipients: [String],
+        from sender: String? = "s@sender.example",
+        id: UInt64 = 1,
+        content: String = "Subject: x\r\n\r\nhello\r\n",
+        notify: Recipient.Notify? = nil,
+        returning: Envelope.ReturnContent? = nil
+    ) throws -> QueueEntry {
+        func mailbox(_ text: String) -> Mailbox {
+            let parts = text.split(separator: "@")
+            return Mailbox(localPart: String(parts[0]), domain: Domain(normalized: String(parts[1])))
+        }
+        let entry = QueueEntry(
+            envelope: Envelope(
+                messageID: MessageID(high: 7, low: id),
+                reversePath: sender.map(mailbox),
+                recipients: recipients.enumerated()
+                    .map {
+                        Recipient(mailbox: mailbox($1), index: UInt32($0), notify: notify)
+                    },
+                returnContent: returning,
+                acceptedAt: self.now,
+                contentSize: content.utf8.count
+            )
+        )
+        let key = entry.envelope.recipients[0].mailbox.domain.text
+        self.append(try entry.record(topic: .accepted, key: key, content: ByteBuffer(string: content)))
+        return entry
+    }
+
+    /// Gives the core what it has not read yet, as a member would: not for paused partitions, without what is done.
+    mutating func deliverRecords() {
+        for id in self.progress.keys.sorted(by: { ($0.topic.name, $0.partition) < ($1.topic.name, $1.partition) }) {
+            guard !self.paused.contains(id), let records = self.partitions[id] else { continue }
+            let from = self.cursors[id] ?? 0
+            let batch = records[from..<min(from + 256, records.count)]
+            guard !batch.isEmpty else { continue }
+            self.cursors[id] = from + batch.count
+            let start = self.startProgress(id)
+            let fresh = batch.filter { !start.isDone($0.position.offset) }
+            if !fresh.isEmpty { self.core.received(id, Array(fresh), now: self.now) }
+            self.core.flush(now: self.now)
+            self.perform()
+        }
+    }
+
+    private var assignedProgress: [TopicPartition: Progress] { self.progress }
+    private func startProgress(_ id: TopicPartition) -> Progress {
+        self.assignedProgress[id] ?? Progress(watermark: Offset(0))
+    }
+
+    // MARK: Actions
+
+    /// Performs what the core decides until it decides nothing more.
+    mutating func perform() {
+        while true {
+            let actions = self.core.takeActions()
+            if actions.isEmpty { return }
+            for action in actions { self.perform(action) }
+        }
+    }
+
+    private mutating func perform(_ action: DeliveryCore.Action) {
+        switch action {
+        case .resolve(let domain):
+            let site = self.site(of: domain)
+            self.core.routed(domain, .site(site), validUntil: self.now + 60_000, now: self.now)
+        case .read(let reference, let job):
+            let record = self.partitions[reference.position.partition]?[Int(reference.position.offset.rawValue)]
+            do throws(RecordLogError) {
+                guard let record else { throw RecordLogError(.notFound, isRetriable: false) }
+                try reference.check(record)
+                self.core.contentRead(job, .success(record.value), now: self.now)
+            } catch {
+                self.core.contentRead(job, .failure(error), now: self.now)
+            }
+        case .append(let record, let job):
+            let position = self.append(record)
+            self.core.contentAppended(
+                job,
+                .success(Reference(to: record, at: position, in: Self.clusterID)),
+                now: self.now
+            )
+            self.core.flush(now: self.now)
+        case .open(let id, let target):
+            let host = target.endpoints.first?.host ?? ""
+            if self.refusesConnections.contains(host) {
+                self.core.connectionClosed(id, failure: Self.refused, now: self.now)
+            } else {
+                self.openConnections[id] = host
+                self.core.connectionReady(id, facts: Self.facts(host), now: self.now)
+            }
+        case .send(let id, let transaction):
+            self.sent.append((id, transaction))
+            if !self.holdsTransactions { self.answerNext() }
+        case .abort:
+            // What is under way here is past its final dot: its answer decides.
+            break
+        case .close(let id):
+            if self.openConnections.removeValue(forKey: id) != nil {
+                self.core.connectionClosed(id, failure: nil, now: self.now)
+            }
+        case .pause(let ids): self.paused.formUnion(ids)
+        case .resume(let ids): self.paused.subtract(ids)
+        case .step(let step): self.write(step)
+        case .release(let references): self.released += references
+        case .report: break
+        case .parked(_, let delay): self.parkedDelays.append(delay)
+        case .dead: self.deadCount += 1
+        }
+    }
+
+    private mutating func write(_ step: Step) {
+        if self.stepFailuresLeft > 0 {
+            self.stepFailuresLeft -= 1
+            self.core.stepped(.failure(RecordLogError(.notDurable, isRetriable: true)), now: self.now)
+            return
+        }
+        for output in step.outputs {
+            self.append(output)
+            if output.topic == .outcomes {
+                self.outcomeRecords.append(output)
+                if let outcome = try? DeliveryWorld.decode(output.value) { self.outcomes.append(outcome) }
+            }
+        }
+        for (id, progress) in step.progress { self.progress[id] = progress }
+        self.core.stepped(.success(()), now: self.now)
+    }
+
+    /// The remote answers the oldest transaction that waits.
+    mutating func answerNext(
+        failingWith failure: DeliveryFailure? = nil,
+        isReusable: Bool = true,
+        isInDoubt: Bool = false
+    ) {
+        let (connection, transaction) = self.sent.removeFirst()
+        var results: [RecipientResult] = []
+        for recipient in transaction.recipients {
+            let result = failure.map { RecipientResult.failed($0) } ?? self.remote(transaction, recipient)
+            if case .delivered = result {
+                self.arrived["\(transaction.content.readableBytes)/\(recipient.mailbox)", default: 0] += 1
+            }
+            results.append(result)
+        }
+        if !isReusable { self.openConnections[connection] = nil }
+        self.core.finished(
+            connection: connection,
+            result: TransactionResult(
+                transactionID: transaction.id,
+                results: results,
+                duration: 5,
+                isInDoubt: isInDoubt
+            ),
+            isReusable: isReusable,
+            now: self.now
+        )
+        if !isReusable { self.core.connectionClosed(connection, failure: nil, now: self.now) }
+    }
+
+    /// Lets time pass in ticks, reading and performing as it goes.
+    mutating func run(for milliseconds: Int64, tick: Int64 = 200) {
+        let end = self.now + milliseconds
+        while self.now < end {
+            self.now += tick
+            self.core.tick(now: self.now)
+            self.perform()
+            self.deliverRecords()
+        }
+    }
+
+    func site(of domain: String) -> SitePlan {
+        SitePlan(
+            id: "mx.\(domain)",
+            target: OutboundTarget(endpoints: [OutboundTarget.Endpoint(host: "mx.\(domain)", addresses: [])]),
+            connectionCountMax: 20,
+            messagesPerConnectionMax: 100
+        )
+    }
+
+    static func facts(_ host: String) -> OutboundSessionFacts {
+        OutboundSessionFacts(host: host, address: "192.0.2.1:25", tlsVersion: nil, tlsCipher: nil, isTLSVerified: false)
+    }
+
+    static let refused = DeliveryFailure(
+        scope: .site,
+        isPermanent: false,
+        phase: .connect,
+        status: EnhancedStatusCode(4, 4, 1),
+        text: "refused"
+    )
+    static let tempfail = DeliveryFailure(
+        scope: .recipient,
+        isPermanent: false,
+        phase: .rcpt,
+        reply: RemoteReply(code: 451, lines: ["4.7.1 later"]),
+        status: EnhancedStatusCode(4, 7, 1),
+        text: "later"
+    )
+    static let unknownUser = DeliveryFailure(
+        scope: .recipient,
+        isPermanent: true,
+        phase: .rcpt,
+        reply: RemoteReply(code: 550, lines: ["5.1.1 unknown"]),
+        status: EnhancedStatusCode(5, 1, 1),
+        text: "unknown"
+    )
+    static let lost = DeliveryFailure(
+        scope: .session,
+        isPermanent: false,
+        phase: .mail,
+        status: EnhancedStatusCode(4, 4, 2),
+        text: "lost"
+    )
+
+    func queued(_ topic: Topic) -> Int {
+        self.partitions.filter { $0.key.topic == topic }.reduce(0) { $0 + $1.value.count }
+    }
+
+    var finals: [Outcome] { self.outcomes.filter(\.kind.isFinal) }
+}

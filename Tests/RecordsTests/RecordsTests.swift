@@ -1,0 +1,208 @@
+import ClusterLog
+import Foundation
+import Mail
+import NIOCore
+import Testing
+
+@testable import Records
+
+@Suite("QueueEntry: the envelope in the log")
+struct QueueEntryTests {
+    static let full = QueueEntry(
+        envelope: Envelope(
+            messageID: MessageID(high: 0x0123_4567_89ab_cdef, low: 0xfedc_ba98_7654_3210),
+            reversePath: Mailbox(localPart: "s", domain: Domain(normalized: "sender.example")),
+            recipients: [
+                Recipient(
+                    mailbox: Mailbox(localPart: "r", domain: Domain(normalized: "dest.example")),
+                    index: 3,
+                    notify: [.success, .delay],
+                    originalRecipient: "rfc822;r@dest.example"
+                ),
+                Recipient(mailbox: Mailbox(localPart: "\u{fc}", domain: Domain(normalized: "dest.example")), index: 4),
+            ],
+            bodyType: .eightBitMIME,
+            isInternationalized: true,
+            returnContent: .headers,
+            envelopeID: "e1",
+            acceptedAt: 1_800_000_000_123,
+            contentSize: 4_096,
+            origin: Origin(
+                clientAddress: "192.0.2.7",
+                clientName: "client.example",
+                authenticatedIdentity: "user",
+                transmissionType: "ESMTPSA",
+                listener: "submission"
+            )
+        ),
+        attemptCount: 2,
+        content: Reference(
+            clusterID: ClusterID("c"),
+            position: Position(partition: TopicPartition(.content, 5), offset: Offset(77)),
+            messageID: "01",
+            size: 4_096,
+            hash: Array(0..<16)
+        ),
+        firstDeferredAt: 1_800_000_001_000,
+        isDelayNotified: true,
+        parkedSince: 1_800_000_002_000,
+        isContentShared: true
+    )
+
+    /// Version 1 as `protoc --encode` writes it. These octets never change: logs hold them.
+    static let goldenV1 = """
+        CAER782riWdFIwEZEDJUdpi63P4iAXMqDnNlbmRlci5leGFtcGxlMiwKAXISDGRlc3QuZXhhbXBsZRgDIAUqFXJmYzgyMjtyQGRl\
+        c3QuZXhhbXBsZTIUCgLDvBIMZGVzdC5leGFtcGxlGAQ4AUABSAJSAmUxWPug8cKxNGCAIGo2CgkxOTIuMC4yLjcSDmNsaWVudC5l\
+        eGFtcGxlGgR1c2VyIgdFU01UUFNBKgpzdWJtaXNzaW9ucAJ6MgoBYxIQcG9zdGhvcm4uY29udGVudBgFIE0qAjAxMIAgOhAAAQID\
+        BAUGBwgJCgsMDQ4PgAHop/HCsTSIAQGQAdCv8cKxNJgBAQ==
+        """
+
+    @Test("What is written is read back")
+    func roundTrips() throws {
+        let record = try Self.full.record(topic: .accepted, key: "dest.example", content: ByteBuffer(string: "x"))
+        let stored = StoredRecord(
+            position: Position(partition: TopicPartition(.accepted, 0), offset: Offset(0)),
+            timestamp: 0,
+            key: record.key,
+            headers: record.headers,
+            value: record.value
+        )
+        #expect(try QueueEntry(stored) == Self.full)
+    }
+
+    @Test("The golden octets of version 1 are still read, and still written")
+    func readsGolden() throws {
+        let octets = try #require(Data(base64Encoded: Self.goldenV1))
+        #expect(try QueueEntry(decoding: ByteBuffer(bytes: octets)) == Self.full)
+        #expect(Data(Self.full.encoded()) == octets)
+    }
+
+    @Test("A null reverse-path stays one")
+    func keepsNullPath() throws {
+        var entry = Self.full
+        entry.envelope.reversePath = nil
+        #expect(try QueueEntry(decoding: ByteBuffer(bytes: entry.encoded())).envelope.reversePath == nil)
+    }
+
+    @Test("Fields that a later version adds are ignored")
+    func ignoresUnknownFields() throws {
+        // Field 1000, length-delimited, three octets.
+        let octets = Self.full.encoded() + [0xc2, 0x3e, 0x03, 1, 2, 3]
+        #expect(try QueueEntry(decoding: ByteBuffer(bytes: octets)) == Self.full)
+    }
+
+    @Test("Every truncation is an error or an entry, never a trap")
+    func survivesTruncation() {
+        let octets = Self.full.encoded()
+        for count in octets.indices {
+            _ = try? QueueEntry(decoding: ByteBuffer(bytes: octets[..<count]))
+        }
+        #expect(throws: RecordLogError.self) { try QueueEntry(decoding: ByteBuffer()) }
+    }
+
+    @Test("Random octets are an error or an entry, never a trap", arguments: UInt64(0)..<64)
+    func survivesFuzz(seed: UInt64) {
+        var state = seed
+        func next() -> UInt64 {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return state >> 33
+        }
+        for _ in 0..<200 {
+            var octets = next() % 2 == 0 ? Self.full.encoded() : []
+            for _ in 0..<(next() % 20) { octets.append(UInt8(truncatingIfNeeded: next())) }
+            for _ in 0..<(next() % 5) where !octets.isEmpty {
+                octets[Int(next() % UInt64(octets.count))] = UInt8(truncatingIfNeeded: next())
+            }
+            _ = try? QueueEntry(decoding: ByteBuffer(bytes: octets))
+        }
+        #expect(throws: RecordLogError.self) { try QueueEntry(decoding: ByteBuffer(bytes: [0xff])) }
+    }
+
+    @Test("An envelope over 64 KiB is refused before it is written")
+    func boundsSize() {
+        var entry = Self.full
+        entry.envelope.envelopeID = String(repeating: "x", count: 70_000)
+        #expect(throws: RecordLogError(.recordTooLarge, isRetriable: false)) {
+            try entry.record(topic: .accepted, key: "k", content: ByteBuffer())
+        }
+    }
+}
+
+@Suite("Outcome: the event")
+struct OutcomeTests {
+    private var outcome: Outcome {
+        var outcome = Outcome(
+            kind: .bounced,
+            messageID: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            recipientIndex: 2,
+            recipient: "\"a\\b\"@x.example",
+            sender: "s@y.example",
+            site: "mx.x.example",
+            time: 5,
+            acceptedAt: 1,
+            contentSize: 10,
+            attempt: 1,
+            status: "5.1.1"
+        )
+        outcome.remote = Outcome.Remote(
+            host: "mx.x.example",
+            address: "192.0.2.1:25",
+            tlsVersion: "TLSv1.3",
+            tlsCipher: "X",
+            tlsVerified: true
+        )
+        outcome.reply = Outcome.Reply(code: 550, enhanced: "5.1.1", text: "no \"such\" user\u{1}\r\n\tf\u{fc}r Sie")
+        outcome.phase = "rcpt"
+        outcome.reason = "unknown"
+        outcome.duration = 77
+        outcome.nextDueAt = 9
+        outcome.inDoubt = true
+        outcome.dsnPassedOn = false
+        return outcome
+    }
+
+    @Test("The JSON that is written is what a JSON decoder reads")
+    func isJSON() throws {
+        let outcome = self.outcome
+        #expect(try JSONDecoder().decode(Outcome.self, from: Data(outcome.json.readableBytesView)) == outcome)
+        var bare = outcome
+        bare.remote = nil
+        bare.reply = nil
+        bare.phase = nil
+        bare.reason = nil
+        bare.duration = nil
+        bare.nextDueAt = nil
+        bare.inDoubt = nil
+        bare.dsnPassedOn = nil
+        #expect(try JSONDecoder().decode(Outcome.self, from: Data(bare.json.readableBytesView)) == bare)
+    }
+
+    @Test("A final outcome's id depends on message and recipient alone (G2)")
+    func derivesID() {
+        var first = self.outcome
+        first.attempt = 1
+        var second = self.outcome
+        second.attempt = 9
+        second.kind = .delivered
+        #expect(first.id == second.id)
+        second.kind = .deferred
+        #expect(first.id != second.id)
+    }
+
+    @Test("Notifications follow NOTIFY (RFC 3461 §4.1)")
+    func followsNotify() {
+        func wants(_ notify: Recipient.Notify?, _ kind: Outcome.Kind, passedOn: Bool = false) -> Bool {
+            Recipient(
+                mailbox: Mailbox(localPart: "a", domain: Domain(normalized: "b")),
+                index: 0,
+                notify: notify
+            )
+            .wantsNotification(of: kind, isDSNPassedOn: passedOn)
+        }
+        #expect(wants(nil, .bounced) && wants(nil, .expired) && wants(.failure, .bounced))
+        #expect(!wants(.never, .bounced) && !wants(.success, .bounced) && !wants(.delay, .expired))
+        #expect(!wants(nil, .delivered) && wants(.success, .delivered) && !wants(.success, .delivered, passedOn: true))
+        #expect(wants(nil, .deferred) && wants(.delay, .deferred) && !wants(.failure, .deferred))
+        #expect(!wants(nil, .removed) && !wants(nil, .held))
+    }
+}
