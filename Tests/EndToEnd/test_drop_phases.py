@@ -22,7 +22,7 @@ def test_drop(make_node, make_sink, phase):
             content = b"X-Test-Id: %d\r\nSubject: x\r\n\r\n" % number + b"line\r\n" * 2000
             client.send("a@sender.example", f"b{number}@rcpt.example", content)
     # A site that cannot be reached is left alone for 30 s: an operator need not wait for that.
-    node.wait_until_empty(flush=True, timeout=25)
+    node.wait_until_empty(flush=True, timeout=20)
     counts = collections.Counter(identity for identity, _ in sink.records())
     assert set(counts) == {str(number) for number in range(COUNT)}
     twice = {identity: count for identity, count in counts.items() if count > 1}
