@@ -213,13 +213,17 @@ class Node:
     def outcome_count(self, kind):
         return int(self.metric("posthorn_outcomes_total", outcome=kind))
 
-    def wait_for_outcomes(self, timeout=20, **counts):
-        """Waits for so many outcomes since the node's start, by kind."""
-        wait_until(
-            lambda: all(self.outcome_count(kind) >= count for kind, count in counts.items()),
-            f"outcomes {counts}",
-            timeout,
-        )
+    def wait_for_outcomes(self, timeout=20, flush=False, **counts):
+        """Waits for so many outcomes since the node's start, by kind; `flush` keeps asking for attempts meanwhile."""
+
+        def is_reached():
+            if all(self.outcome_count(kind) >= count for kind, count in counts.items()):
+                return True
+            if flush:
+                self.queue("flush", "--all")
+            return False
+
+        wait_until(is_reached, f"outcomes {counts}", timeout, interval=0.2 if flush else 0.02)
 
     def queue(self, command, *arguments, check=True):
         """`posthorn queue ... --json`, decoded."""
@@ -229,17 +233,9 @@ class Node:
     def queue_is_empty(self):
         return self.queue("summary")["messages"] == 0
 
-    def wait_until_empty(self, timeout=20, flush=False):
-        """Waits for the queue to be worked off; `flush` keeps asking for attempts as an impatient operator would."""
-
-        def is_empty():
-            if self.queue_is_empty():
-                return True
-            if flush:
-                self.queue("flush", "--all")
-            return False
-
-        wait_until(is_empty, "the queue is empty", timeout, interval=0.2)
+    def wait_until_empty(self, timeout=20):
+        """Waits for the queue to be worked off."""
+        wait_until(self.queue_is_empty, "the queue is empty", timeout, interval=0.1)
 
     def outcomes(self):
         """Every event of posthorn.outcomes, read from the log's files: for a node that was stopped."""

@@ -15,14 +15,16 @@ def test_drop(make_node, make_sink, phase):
     sink = make_sink("--drop", f"{phase}=0.3")
     # A connection for each message, so that there are chances at every phase.
     node = make_node(
-        routes=[{"match": "*", "via": f"smtp {sink.address}", "limits": {"messages-per-connection": 1}}]
+        routes=[{"match": "*", "via": f"smtp {sink.address}", "limits": {"messages-per-connection": 1}}],
+        retry={"tiers": ["1s"]},
     )
     with node.client() as client:
         for number in range(COUNT):
-            content = b"X-Test-Id: %d\r\nSubject: x\r\n\r\n" % number + b"line\r\n" * 2000
+            content = b"X-Test-Id: %d\r\nSubject: x\r\n\r\n" % number + b"line\r\n" * 200
             client.send("a@sender.example", f"b{number}@rcpt.example", content)
     # A site that cannot be reached is left alone for 30 s: an operator need not wait for that.
-    node.wait_until_empty(flush=True, timeout=20)
+    node.wait_for_outcomes(delivered=COUNT, timeout=25, flush=phase in ("connect", "banner", "ehlo"))
+    node.wait_until_empty()
     counts = collections.Counter(identity for identity, _ in sink.records())
     assert set(counts) == {str(number) for number in range(COUNT)}
     twice = {identity: count for identity, count in counts.items() if count > 1}
@@ -48,7 +50,8 @@ def test_drop_after_taking(make_node, make_server):
     node = make_node(routes=[{"match": "*", "via": f"smtp {server.address}"}])
     for number in range(10):
         node.send("a@sender.example", f"b{number}@rcpt.example")
-    node.wait_until_empty(flush=True)
+    node.wait_for_outcomes(delivered=10)
+    node.wait_until_empty()
     counts = collections.Counter(each.recipients[0] for each in server.deliveries)
     assert set(counts) == {f"b{number}@rcpt.example" for number in range(10)}
     assert set(counts.values()) == {1}

@@ -64,8 +64,7 @@ def test_tempfail_then_accept(make_node, make_server):
     ("mail", "450 4.1.8 No such sender domain at the moment"),
     ("data", "451 4.3.2 Later"),
     ("dot", "451 4.7.0 Overloaded"),
-    pytest.param("dot", "421 4.3.0 Closing", marks=pytest.mark.xfail(
-        strict=True, reason="one 421 in a transaction suspends the whole site for 30 s")),
+    ("dot", "421 4.3.0 Closing"),
 ])
 def test_tempfail_of_a_transaction(make_node, make_server, phase, reply):
     """Refused for now as a whole, a message comes again for all its recipients."""
@@ -213,7 +212,6 @@ def test_null_reverse_path_is_never_notified(make_node, make_server):
     assert node.outcome_count("bounced") == 3
 
 
-@pytest.mark.xfail(strict=True, reason="retry.lifetime cannot be shorter than a minute")
 def test_expiry(make_node, make_server):
     """Mail that could not be delivered in its lifetime expires, and its sender learns why."""
     server = make_server(script=fail({"busy@rcpt.example": "452 4.2.2 Mailbox full"}))
@@ -233,7 +231,6 @@ def test_expiry(make_node, make_server):
     assert node.outcome_count("deferred") >= 2
 
 
-@pytest.mark.xfail(strict=True, reason="retry.lifetime cannot be shorter than a minute")
 def test_expiry_at_a_dead_site(make_node, make_server):
     """Mail expires as well when nothing was ever there to talk to."""
     server = make_server()

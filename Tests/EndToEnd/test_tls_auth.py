@@ -168,8 +168,7 @@ def route(server, tls="opportunistic"):
     ("opportunistic", True, HOST),
     ("required", True, HOST),
     ("verified", False, "localhost"),
-    pytest.param("verified", False, HOST, marks=pytest.mark.xfail(
-        strict=True, reason="a certificate is not checked against an address")),
+    ("verified", False, HOST),
 ], ids=["opportunistic", "required", "verified by name", "verified by address"])
 def test_outbound_tls(make_node, make_server, server_tls, certificates, level, is_stranger, host):
     """STARTTLS is used where offered; the outcome names the version and whether the certificate was verified."""
