@@ -90,6 +90,25 @@ struct DeliverySiteTests {
         #expect(world.openConnections.count <= 3)
     }
 
+    /// Goal: a site is not forgotten while a job of its own is elsewhere. Method: the only connection is gone and the
+    /// content of a deferred message is being read while the clock ticks.
+    @Test("A site is kept while the content of its mail is being read")
+    func keepsSiteWhileReading() throws {
+        var world = DeliveryWorld()
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        try world.accept(["a@one.example"])
+        world.deliverRecords()
+        world.run(for: 55_000)
+        #expect(world.core.connections.isEmpty)
+        world.remote = { _, _ in .delivered(RemoteReply(code: 250), isDSNPassedOn: false) }
+        world.holdsReads = true
+        world.run(for: 10_000)
+        #expect(world.core.jobs.count == 1)
+        world.holdsReads = false
+        world.performHeldReads()
+        #expect(world.finals.map(\.kind) == [.delivered])
+    }
+
     @Test("Idle connections are closed after their time")
     func closesIdle() throws {
         var world = DeliveryWorld()

@@ -33,8 +33,9 @@ struct DeliveryWorld {
     var refusesConnections: Set<String> = []
     var openConnections: [UInt64: String] = [:]
     var sent: [(connection: UInt64, transaction: OutboundTransaction)] = []
-    /// Actions that wait for the test to let them happen.
-    var deferredActions: Deque<DeliveryCore.Action> = []
+    /// Content is read only when the test says so.
+    var holdsReads = false
+    var heldReads: Deque<DeliveryCore.Action> = []
     /// Held back: transactions are answered only when the test says so.
     var holdsTransactions = false
     var remote: Remote = { _, _ in .delivered(RemoteReply(code: 250), isDSNPassedOn: false) }
@@ -75,7 +76,7 @@ struct DeliveryWorld {
     /// The node dies: everything in memory is gone, the log stays.
     mutating func crash() {
         self.core = DeliveryCore(configuration: self.configuration)
-        self.deferredActions.removeAll()
+        self.heldReads.removeAll()
         self.openConnections.removeAll()
         self.sent.removeAll()
         self.assign()
@@ -169,6 +170,8 @@ struct DeliveryWorld {
         case .resolve(let domain):
             let site = self.site(of: domain)
             self.core.routed(domain, .site(site), validUntil: self.now + 60_000, now: self.now)
+        case .read where self.holdsReads:
+            self.heldReads.append(action)
         case .read(let reference, let job):
             let record = self.partitions[reference.position.partition]?[Int(reference.position.offset.rawValue)]
             do throws(RecordLogError) {
@@ -212,6 +215,11 @@ struct DeliveryWorld {
         case .parked(_, let delay): self.parkedDelays.append(delay)
         case .dead: self.deadCount += 1
         }
+    }
+
+    mutating func performHeldReads() {
+        while let action = self.heldReads.popFirst() { self.perform(action) }
+        self.perform()
     }
 
     private mutating func write(_ step: Step) {

@@ -24,7 +24,8 @@ struct OperatorCommandTests {
                     topic: id.topic.name,
                     partition: id.partition,
                     end: end,
-                    scanned: min(partition.window.end.rawValue, end)
+                    scanned: min(partition.window.end.rawValue, end),
+                    excluded: partition.window.openOffsets.map(\.rawValue)
                 )
             )
         }
@@ -92,6 +93,24 @@ struct OperatorCommandTests {
         #expect(self.give(.release, .init(all: true), to: &world) == 3)
         world.run(for: 2_000)
         #expect(world.finals.map(\.kind) == [.delivered, .delivered, .delivered])
+    }
+
+    /// Goal: what is being tried when a flush passes it is not taken for moved after a crash. Method: flush while the
+    /// transactions are under way, then forget everything but the log and the command.
+    @Test("A flush does not lose what was being tried when the node died")
+    func flushKeepsActive() throws {
+        var world = try self.deferredWorld(5)
+        world.holdsTransactions = true
+        world.run(for: 61_000)
+        #expect(world.sent.count == 5)
+        _ = self.give(.flush, .init(all: true), to: &world)
+        let commands = world.core.commands
+        world.crash()
+        for command in commands { world.core.restored(command) }
+        world.holdsTransactions = false
+        world.run(for: 5_000)
+        #expect(world.finals.count == 5)
+        #expect(world.core.jobs.isEmpty)
     }
 
     @Test("hold takes mail that is in its site's queue, and one of several recipients at a time")

@@ -51,7 +51,6 @@ def test_null_sender(sendmail, node, server):
     assert delivery.sender == ""
 
 
-@pytest.mark.xfail(strict=True, reason="the server drops a half-closed connection while its reply is owed")
 def test_speaking_smtp(sendmail, node, server):
     """-bs is SMTP on standard input and output."""
     dialogue = (

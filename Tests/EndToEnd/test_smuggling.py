@@ -120,7 +120,6 @@ def test_bdat_is_counted_not_scanned(node, server):
     assert node.metric("posthorn_ingress_messages_total") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="HTTP verbs do not end the session")
 def test_http_is_not_smtp(node):
     """A browser that is made to talk to us gets nothing done (RFC 5321 §7.8: cross-protocol requests)."""
     with Client(node.port, hello=None) as client:

@@ -133,7 +133,8 @@ extension DeliveryEngine: QueueAdministration {
                 topic: partition.topic.name,
                 partition: partition.partition,
                 end: bounds.upperBound.rawValue,
-                scanned: min(window.end, bounds.upperBound).rawValue
+                scanned: min(window.end, bounds.upperBound).rawValue,
+                excluded: window.openOffsets.map(\.rawValue)
             )
             marks.append(mark)
         }

@@ -50,6 +50,7 @@ final class SessionHandler: ChannelDuplexHandler {
     private var isAdmitted = false
     private var isReadWanted = false
     private var isInRead = false
+    private var isInputClosed = false
     private var isPauseExcused = false
     private var isDraining = false
     private var hasHandshaken = false
@@ -239,6 +240,11 @@ final class SessionHandler: ChannelDuplexHandler {
         }
         if self.pending.readableBytes == 0 { self.pending = ByteBuffer() }
         self.moveDeadline(hasAnswered: hasAnswered, hasRead: self.pending.readableBytes < waitingCount)
+        if self.isInputClosed, case .session = self.phase, !self.session.isWaiting {
+            // Everything it sent has been answered, and nothing more can come.
+            self.closeNow()
+            return
+        }
         if !self.isInRead { self.flush() }
     }
 
@@ -377,7 +383,18 @@ final class SessionHandler: ChannelDuplexHandler {
         if let event = event as? TLSUserEvent, case .handshakeCompleted = event, case .handshaking = self.phase {
             self.handshakeCompleted(context)
         }
+        if let event = event as? ChannelEvent, event == .inputClosed { self.inputClosed() }
         context.fireUserInboundEventTriggered(event)
+    }
+
+    /// The client sends no more. In clear it may still wait for replies, as `nc -N` does; TLS ends both directions.
+    private func inputClosed() {
+        self.isInputClosed = true
+        switch self.phase {
+        case .session where !self.hasHandshaken: self.process()
+        case .session, .starting, .proxyHeader, .handshaking: self.closeNow()
+        case .closed: break
+        }
     }
 
     private func handshakeCompleted(_ context: ChannelHandlerContext) {

@@ -86,6 +86,7 @@ extension Reply {
         "Too many messages in this session, closing"
     )
     public static let tooManyErrors = Reply(421, EnhancedStatusCode(4, 7, 0), "Too many errors, closing")
+    public static let notSMTP = Reply(421, EnhancedStatusCode(4, 7, 0), "This is a mail server, closing")
     public static let tooManyJunkCommands = Reply(
         421,
         EnhancedStatusCode(4, 7, 0),

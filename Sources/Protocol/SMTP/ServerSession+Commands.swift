@@ -8,6 +8,7 @@ extension ServerSession {
         do throws(CommandError) {
             command = try Command(line: line)
         } catch {
+            if error.code == .unknownCommand && Self.isForeign(line) { return self.close(.notSMTP) }
             return self.received(error)
         }
         if case .refused = self.state { return self.receivedWhileRefused(command) }
@@ -57,6 +58,17 @@ extension ServerSession {
         case .ehlo, .helo, .mail, .rcpt, .data, .rset, .noop, .help, .expn, .vrfy, .startTLS, .auth:
             return self.answer(.badSequence)
         }
+    }
+
+    /// Whether a line that is no command comes from another protocol: an HTTP request, or a header field of one. A
+    /// browser on a trusted host must not be made to send mail.
+    private static func isForeign(_ line: UnsafeRawBufferPointer) -> Bool {
+        guard let end = line.firstIndex(where: { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: ":") }) else {
+            return false
+        }
+        if line[end] == UInt8(ascii: ":") { return true }
+        let verb = String(decoding: line[..<end], as: UTF8.self)
+        return ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"].contains(verb)
     }
 
     private mutating func answerJunk(_ reply: Reply) -> Action {

@@ -76,6 +76,11 @@ extension DeliveryCore {
             )
             self.builder.add(outputs)
         }
+        // What is being worked on keeps its own end; after a restart it is worked on again, not skipped.
+        let passed = command.marks[markIndex].scanned..<max(end.rawValue, command.marks[markIndex].scanned)
+        if let window = self.partitions[partition]?.window {
+            self.commands[index].marks[markIndex].excluded += window.openOffsets.map(\.rawValue).filter(passed.contains)
+        }
         self.commands[index].marks[markIndex].scanned = end.rawValue
         self.builder.add([self.commands[index].record(isOver: false)])
         self.flush(now: now)
@@ -85,9 +90,7 @@ extension DeliveryCore {
     /// Whether a command has dealt with the record already.
     func isSuperseded(_ position: Position, _ entry: QueueEntry, key: String) -> Bool {
         self.commands.contains { command in
-            guard let mark = command.mark(position.partition), position.offset.rawValue < mark.scanned else {
-                return false
-            }
+            guard let mark = command.mark(position.partition), mark.covers(position.offset) else { return false }
             let site = position.partition.topic == .accepted ? nil : key
             return !command.predicate.matching(entry, site: site).isEmpty
         }

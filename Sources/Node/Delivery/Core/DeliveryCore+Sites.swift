@@ -89,6 +89,7 @@ extension DeliveryCore {
             preconditionFailure("A route was followed before it was known.")
         case .site(let number):
             self.jobs[jobID]?.site = number
+            self.sites[number]?.jobCount += 1
             self.partitions[job.position.partition]?.siteCounts[number, default: 0] += 1
             self.arrive(jobID, at: number, now: now)
         case .failed(let failure):
@@ -326,7 +327,14 @@ extension DeliveryCore {
             if let failure { self.connectFailed(number, failure, now: now) }
         case .idle:
             self.sites[number]?.idle.removeAll { $0 == id }
-        case .busy, .closing:
+        case .busy:
+            // What was under way would have been reported before: this one was never sent.
+            if let jobID = connection.job, self.jobs[jobID] != nil {
+                self.jobs[jobID]?.stage = .ready
+                self.jobs[jobID]?.readySince = now
+                self.sites[number]?.ready.prepend(jobID)
+            }
+        case .closing:
             break
         }
         self.dispatch(number, now: now)

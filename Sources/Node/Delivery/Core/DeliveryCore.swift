@@ -447,6 +447,7 @@ struct DeliveryCore: Sendable {
         if let count = self.partitions[partition]?.siteCounts[site] {
             self.partitions[partition]?.siteCounts[site] = count > 1 ? count - 1 : nil
         }
+        self.sites[site]?.jobCount -= 1
         if case .ready = job.stage {
             self.sites[site]?.ready.removeAll { $0 == job.id }
         }

@@ -16,6 +16,12 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         var partition: Int32
         var end: Int64
         var scanned: Int64
+        /// Below ``scanned`` and not dealt with: they were being worked on when the scan passed them.
+        var excluded: [Int64] = []
+
+        func covers(_ offset: Offset) -> Bool {
+            offset.rawValue < self.scanned && !self.excluded.contains(offset.rawValue)
+        }
     }
 
     var id: String
@@ -55,7 +61,7 @@ struct OperatorCommand: Hashable, Sendable, Codable {
     /// Whether the command is about records of this kind of topic at all.
     func concerns(_ topic: Topic) -> Bool {
         switch self.kind {
-        case .flush: topic.deferredDelay != nil
+        case .flush: (topic.deferredDelay ?? 0) > 0
         case .hold: topic != .held
         case .release: topic == .held
         case .remove: true

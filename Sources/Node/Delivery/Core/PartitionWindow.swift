@@ -55,9 +55,12 @@ struct PartitionWindow: Sendable {
         Progress(
             watermark: self.watermark,
             end: self.end,
-            incomplete: self.slots.lazy.filter { !$0.isDone }.map(\.offset)
+            incomplete: self.openOffsets
         )
     }
+
+    /// Those being worked on, ascending.
+    var openOffsets: [Offset] { self.slots.lazy.filter { !$0.isDone }.map(\.offset) }
 
     private mutating func advanceWatermark() {
         while let first = self.slots.first, first.isDone {

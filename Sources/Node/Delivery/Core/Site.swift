@@ -8,6 +8,8 @@ struct Site: Sendable {
     /// Connections that wait for a transaction; the one used last is used first.
     var idle: [UInt64] = []
     var connectingCount = 0
+    /// Jobs that belong to the site, wherever they are.
+    var jobCount = 0
     /// All connections: connecting, idle and busy.
     var connectionCount = 0
     /// How many connections the site may have now: grows with success, halves with failure, at most the plan's.
@@ -30,7 +32,7 @@ struct Site: Sendable {
         self.concurrency = min(Self.concurrencyStart, Double(plan.connectionCountMax))
     }
 
-    var isUnused: Bool { self.ready.isEmpty && self.connectionCount == 0 }
+    var isUnused: Bool { self.jobCount == 0 && self.connectionCount == 0 }
 
     func isBackingOff(now: Int64) -> Bool { now < self.backoffUntil }
 
