@@ -158,3 +158,18 @@ def test_nobody_answers(down):
     result = down.queue("summary", check=False)
     assert result.returncode == 69
     assert str(down.admin_port) in result.stderr
+
+
+def test_flush_while_mail_is_being_deferred(make_node, make_sink):
+    """An impatient operator loses nothing: flushing again and again while attempts fail, all is delivered, once."""
+    sink = make_sink("--drop", "content=0.4")
+    node = make_node(
+        routes=[{"match": "*", "via": f"smtp {sink.address}", "limits": {"messages-per-connection": 1}}]
+    )
+    with node.client() as client:
+        for number in range(60):
+            client.send("a@sender.example", f"b{number}@rcpt.example")
+    node.wait_for_outcomes(delivered=60, flush=True, timeout=25)
+    node.wait_until_empty()
+    recipients = [recipient for _, recipient in sink.records()]
+    assert sorted(recipients) == sorted(f"b{number}@rcpt.example" for number in range(60))
