@@ -49,42 +49,45 @@ struct AvailabilityTests {
 
     @Test("A log that cannot be reached: 451 to MAIL, 421 to new clients, not ready; all of it passes by itself")
     func breaks() async throws {
-        try await TestServer.run({ $0.timeouts.server.tlsHandshake = .milliseconds(40) }) { server in
-            let client = try TestClient(port: server.port)
-            try client.hello()
-            server.log.setCondition(.unavailable(reason: "gone"))
-            try await eventually { !server.readiness.isReady }
-            #expect(server.readiness.reasons["log"] == "gone")
-            #expect(try client.ask("MAIL FROM:<a@example.org>").hasPrefix("451 4.3.0"))
-            #expect(try TestClient(port: server.port).rest().hasPrefix("421 4.3.2"))
-            server.log.setCondition(.reserveOnly(reason: "disk"))
-            try await eventually { server.readiness.reasons["log"] == "disk" }
-            #expect(try client.ask("MAIL FROM:<a@example.org>").hasPrefix("452 4.3.1"))
-            server.log.setCondition(.writable)
-            try await eventually { server.readiness.isReady }
-            #expect(try client.sendMessage().hasPrefix("250 "))
-        }
+        try await TestServer.with({ $0.timeouts.server.tlsHandshake = .milliseconds(40) })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                server.log.setCondition(.unavailable(reason: "gone"))
+                try await eventually { !server.readiness.isReady }
+                #expect(server.readiness.reasons["log"] == "gone")
+                #expect(try client.ask("MAIL FROM:<a@example.org>").hasPrefix("451 4.3.0"))
+                #expect(try TestClient(port: server.port).rest().hasPrefix("421 4.3.2"))
+                server.log.setCondition(.reserveOnly(reason: "disk"))
+                try await eventually { server.readiness.reasons["log"] == "disk" }
+                #expect(try client.ask("MAIL FROM:<a@example.org>").hasPrefix("452 4.3.1"))
+                server.log.setCondition(.writable)
+                try await eventually { server.readiness.isReady }
+                #expect(try client.sendMessage().hasPrefix("250 "))
+            }
     }
 
     @Test("The budget of octets is kept: content beyond it is refused with 452 and given back")
     func keepsBudget() async throws {
-        try await TestServer.run({ $0.limits.octetsInFlightMax = 64_000 }) { server in
-            let client = try TestClient(port: server.port)
-            try client.hello()
-            let large = "\r\n" + String(repeating: String(repeating: "x", count: 98) + "\r\n", count: 1_000)
-            #expect(try client.sendMessage(large).hasPrefix("452 4.3.1"))
-            #expect(server.server.octetsInFlight == 0)
-            #expect(try client.sendMessage().hasPrefix("250 "))
-        }
+        try await TestServer.with({ $0.limits.octetsInFlightMax = 64_000 })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                let large = "\r\n" + String(repeating: String(repeating: "x", count: 98) + "\r\n", count: 1_000)
+                #expect(try client.sendMessage(large).hasPrefix("452 4.3.1"))
+                #expect(server.server.octetsInFlight == 0)
+                #expect(try client.sendMessage().hasPrefix("250 "))
+            }
     }
 
     @Test("421 to the session too many, of one address and of all; trusted networks are bound by the total only")
     func boundsSessions() async throws {
-        try await TestServer.run({
+        try await TestServer.with({
             $0.limits.sessionCountMax = 4
             $0.limits.sessionCountPerAddressMax = 2
             $0.relay.networks = [Network("127.0.0.2")].compactMap { $0 }
-        }) { server in
+        })
+        .run { server in
             let one = try TestClient(port: server.port)
             let two = try TestClient(port: server.port)
             #expect(try one.reply().hasPrefix("220"))
@@ -102,11 +105,12 @@ struct AvailabilityTests {
 
     @Test("421 4.4.2 to a client that says nothing, too little, or stops within its content")
     func timesOut() async throws {
-        try await TestServer.run({
+        try await TestServer.with({
             $0.timeouts.server.command = .milliseconds(200)
             $0.timeouts.server.dataBlock = .milliseconds(200)
             $0.timeouts.server.dataTotal = .milliseconds(500)
-        }) { server in
+        })
+        .run { server in
             let silent = try TestClient(port: server.port)
             let slow = try TestClient(port: server.port)
             slow.send("NO")
@@ -146,13 +150,14 @@ struct AvailabilityTests {
 
     @Test("Shutdown does not wait longer than configured for a session within its content")
     func drainsInTime() async throws {
-        try await TestServer.run({ $0.timeouts.server.drain = .milliseconds(100) }) { server in
-            let client = try TestClient(port: server.port)
-            try client.hello()
-            try client.beginMessage()
-            await server.server.stop()
-            #expect(client.isClosed())
-        }
+        try await TestServer.with({ $0.timeouts.server.drain = .milliseconds(100) })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                try client.beginMessage()
+                await server.server.stop()
+                #expect(client.isClosed())
+            }
     }
 }
 

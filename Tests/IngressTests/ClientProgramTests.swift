@@ -10,10 +10,24 @@ import Testing
 
 @Suite("Ingress: with swaks and Python's smtplib, TLS and AUTH", .serialized)
 struct ClientProgramTests {
+    private typealias Configure = (inout NodeConfiguration, TestCertificates) -> Void
+    private typealias Body = (TestServer, TestCertificates, URL) async throws -> Void
+
+    /// Settings, to run a test with.
+    private struct Setup {
+        let configure: Configure
+
+        func run(body: Body) async throws {
+            try await ClientProgramTests().run(configure: self.configure, body: body)
+        }
+    }
+
+    private static func with(_ configure: @escaping Configure) -> Setup { Setup(configure: configure) }
+
     /// A server with all kinds of listeners, a certificate, and the user `user` with the password `secret`.
     private func run(
-        _ configure: @escaping (inout NodeConfiguration, TestCertificates) -> Void = { _, _ in },
-        body: (TestServer, TestCertificates, URL) async throws -> Void
+        configure: @escaping Configure = { _, _ in },
+        body: Body
     ) async throws {
         let certificates = try await TestCertificates.shared.value
         let files = NodeConfiguration.Listener.TLSFiles(
@@ -26,7 +40,7 @@ struct ClientProgramTests {
         let credentials = try CredentialStore(path: file.path)
         try await TestServer.run(
             credentials: credentials,
-            { configuration in
+            configure: { configuration in
                 configuration.relay.networks = []
                 configuration.listeners = [
                     TestServer.listener("smtp", .relay, tls: files),
@@ -123,9 +137,10 @@ struct ClientProgramTests {
 
     @Test("An address that fails too often is put off with 454, whatever it sends then")
     func suspendsGuessers() async throws {
-        try await self.run({ configuration, _ in
+        try await Self.with({ configuration, _ in
             configuration.smtp.allowsPlainAuthWithoutTLS = true
-        }) { server, _, _ in
+        })
+        .run { server, _, _ in
             for _ in 0..<PasswordChecker.failureCountMax {
                 let client = try TestClient(port: server.port)
                 try client.hello()
@@ -140,12 +155,13 @@ struct ClientProgramTests {
 
     @Test("A client with a certificate of ours may relay; one without may not; a strange one gets no session")
     func knowsClientCertificates() async throws {
-        try await self.run({ configuration, certificates in
+        try await Self.with({ configuration, certificates in
             configuration.listeners[0].clientCertificates = .init(
                 authorityFile: certificates.clientCertificate,
                 names: ["client.example"]
             )
-        }) { server, certificates, _ in
+        })
+        .run { server, certificates, _ in
             func send(_ certificate: String) async throws -> String {
                 let script = """
                     import smtplib, ssl

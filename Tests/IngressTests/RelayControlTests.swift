@@ -18,10 +18,11 @@ struct RelayControlTests {
         ]
     )
     func controlsRelay(recipient: String, isAccepted: Bool) async throws {
-        try await TestServer.run({
+        try await TestServer.with({
             $0.relay.networks = []
             $0.relay.domains = [.exact("ours.example"), .suffix("tree.example")]
-        }) { server in
+        })
+        .run { server in
             let client = try TestClient(port: server.port)
             try client.hello()
             #expect(try client.ask("MAIL FROM:<a@ours.example>").hasPrefix("250"))
@@ -46,10 +47,11 @@ struct RelayControlTests {
 
     @Test("A proxy tells who the client is; who is no proxy cannot, and a proxy must")
     func readsProxyHeader() async throws {
-        try await TestServer.run({
+        try await TestServer.with({
             $0.relay.networks = [Network("192.0.2.1")].compactMap { $0 }
             $0.listeners[0].proxyProtocolNetworks = [Network("127.0.0.2")].compactMap { $0 }
-        }) { server in
+        })
+        .run { server in
             let proxied = try TestClient(port: server.port, from: "127.0.0.2")
             proxied.send("PROXY TCP4 192.0.2.1 198.51.100.1 5000 25\r\nEHLO c\r\n")
             #expect(try proxied.reply().hasPrefix("220"))
@@ -84,13 +86,14 @@ struct RelayControlTests {
             certificateFile: certificates.certificate,
             keyFile: certificates.key
         )
-        try await TestServer.run({
+        try await TestServer.with({
             $0.listeners = [
                 TestServer.listener("smtp", .relay, tls: files),
                 TestServer.listener("submission", .submission, tls: files),
                 TestServer.listener("submissions", .submissions, tls: files),
             ]
-        }) { server in
+        })
+        .run { server in
             var random = SplitMix64(state: seed)
             let bystander = try TestClient(port: server.port)
             try bystander.hello()
@@ -118,13 +121,14 @@ struct RelayControlTests {
             certificateFile: certificates.certificate,
             keyFile: certificates.key
         )
-        try await TestServer.run({ $0.listeners[0].tls = files }) { server in
-            let client = try TestClient(port: server.port)
-            try client.hello()
-            #expect(try client.ask("STARTTLS\r\nMAIL FROM:<evil@example.org>").hasPrefix("220"))
-            client.endOfInput()
-            #expect(!client.rest().contains("250"))
-        }
+        try await TestServer.with({ $0.listeners[0].tls = files })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                #expect(try client.ask("STARTTLS\r\nMAIL FROM:<evil@example.org>").hasPrefix("220"))
+                client.endOfInput()
+                #expect(!client.rest().contains("250"))
+            }
     }
 }
 

@@ -42,11 +42,24 @@ final class TestServer: Sendable {
 
     var port: Int { self.ports["smtp"] ?? 0 }
 
+    /// Settings, to run a test with.
+    struct Setup {
+        let configure: (inout NodeConfiguration) -> Void
+
+        func run(body: (TestServer) async throws -> Void) async throws {
+            try await TestServer.run(configure: self.configure, body: body)
+        }
+    }
+
+    static func with(_ configure: @escaping (inout NodeConfiguration) -> Void) -> Setup {
+        Setup(configure: configure)
+    }
+
     /// Runs `body` against a server with these settings, and stops it.
     static func run(
         credentials: CredentialStore? = nil,
         log: InMemoryLog = InMemoryLog(),
-        _ configure: (inout NodeConfiguration) -> Void = { _ in },
+        configure: (inout NodeConfiguration) -> Void = { _ in },
         body: (TestServer) async throws -> Void
     ) async throws {
         let configuration = Self.configuration(configure)

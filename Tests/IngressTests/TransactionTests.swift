@@ -115,12 +115,13 @@ struct TransactionTests {
 
     @Test("Bare newlines become CRLF where configured, and still end nothing")
     func normalisesNewlines() async throws {
-        try await TestServer.run({ $0.smtp.bareNewlines = .normalise }) { server in
-            let client = try TestClient(port: server.port)
-            try client.hello()
-            #expect(try client.sendMessage("a\n.\nb\r\n").hasPrefix("250 "))
-            #expect(try server.accepted().map(\.text).first?.hasSuffix("\r\na\r\n.\r\nb\r\n") == true)
-        }
+        try await TestServer.with({ $0.smtp.bareNewlines = .normalise })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                #expect(try client.sendMessage("a\n.\nb\r\n").hasPrefix("250 "))
+                #expect(try server.accepted().map(\.text).first?.hasSuffix("\r\na\r\n.\r\nb\r\n") == true)
+            }
     }
 
     @Test("Recipients of several domains are one record under the message's id")
@@ -152,21 +153,23 @@ struct TransactionTests {
 
     @Test("554 5.4.6 for a message that has been through more relays than allowed")
     func refusesLoops() async throws {
-        try await TestServer.run({ $0.limits.hopCountMax = 5 }) { server in
-            let client = try TestClient(port: server.port)
-            try client.hello()
-            let hop = "Received: from a by b; Mon, 23 Nov 2026 23:10:00 +0000\r\n"
-            #expect(try client.sendMessage(String(repeating: hop, count: 6) + "\r\nx\r\n").hasPrefix("554 5.4.6"))
-            #expect(try client.sendMessage(String(repeating: hop, count: 5) + "\r\nx\r\n").hasPrefix("250 "))
-        }
+        try await TestServer.with({ $0.limits.hopCountMax = 5 })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                let hop = "Received: from a by b; Mon, 23 Nov 2026 23:10:00 +0000\r\n"
+                #expect(try client.sendMessage(String(repeating: hop, count: 6) + "\r\nx\r\n").hasPrefix("554 5.4.6"))
+                #expect(try client.sendMessage(String(repeating: hop, count: 5) + "\r\nx\r\n").hasPrefix("250 "))
+            }
     }
 
     @Test("552 for content or a header section that is too large; the session goes on")
     func refusesLargeContent() async throws {
-        try await TestServer.run({
+        try await TestServer.with({
             $0.limits.messageSizeMax = 100_000
             $0.limits.headerSizeMax = 10_000
-        }) { server in
+        })
+        .run { server in
             let client = try TestClient(port: server.port)
             try client.hello()
             #expect(try client.ask("MAIL FROM:<a@example.org> SIZE=100001").hasPrefix("552 5.3.4"))
@@ -192,21 +195,22 @@ struct TransactionTests {
 
     @Test("200 sessions at once, three messages each: every 250 is in the log")
     func servesManySessions() async throws {
-        try await TestServer.run({ $0.limits.sessionCountPerAddressMax = 1_000 }) { server in
-            let clients = try (0..<200).map { _ in try TestClient(port: server.port) }
-            for client in clients { client.send("EHLO c\r\n") }
-            for _ in 0..<3 {
-                for client in clients {
-                    client.send("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\r\n.\r\n")
+        try await TestServer.with({ $0.limits.sessionCountPerAddressMax = 1_000 })
+            .run { server in
+                let clients = try (0..<200).map { _ in try TestClient(port: server.port) }
+                for client in clients { client.send("EHLO c\r\n") }
+                for _ in 0..<3 {
+                    for client in clients {
+                        client.send("MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\r\n.\r\n")
+                    }
                 }
+                var count = 0
+                for client in clients {
+                    client.send("QUIT\r\n")
+                    count += client.rest().components(separatedBy: "queued as").count - 1
+                }
+                #expect(count == 600)
+                #expect(try server.accepted().count == 600)
             }
-            var count = 0
-            for client in clients {
-                client.send("QUIT\r\n")
-                count += client.rest().components(separatedBy: "queued as").count - 1
-            }
-            #expect(count == 600)
-            #expect(try server.accepted().count == 600)
-        }
     }
 }
