@@ -2,9 +2,9 @@ import Dispatch
 import Foundation
 import Synchronization
 
-/// Starts threads that are the log's own.
-enum OwnThread {
-    static func start(name: String, _ body: @escaping @Sendable () -> Void) {
+/// Starts threads that are a log's own.
+package enum OwnThread {
+    package static func start(name: String, _ body: @escaping @Sendable () -> Void) {
         let thread = Thread { body() }
         thread.name = name
         thread.stackSize = 1 << 20
@@ -12,11 +12,11 @@ enum OwnThread {
     }
 }
 
-/// A thread of the log's own that runs jobs in order, each with the state that only this thread touches.
+/// A thread of a log's own that runs jobs in order, each with the state that only this thread touches.
 ///
 /// Blocking calls belong here and never on the pool.
-final class WorkThread<Owned>: Sendable {
-    typealias Job = @Sendable (Owned) -> Void
+package final class WorkThread<Owned>: Sendable {
+    package typealias Job = @Sendable (Owned) -> Void
 
     private struct State {
         var jobs: [Job] = []
@@ -27,10 +27,12 @@ final class WorkThread<Owned>: Sendable {
     private let state = Mutex(State())
     private let semaphore = DispatchSemaphore(value: 0)
 
+    package init() {}
+
     /// - Parameters:
     ///   - interval: how long the thread waits at most before it runs `idle`.
     ///   - make: runs on the thread, before the first job.
-    func start(
+    package func start(
         name: String,
         interval: Duration?,
         make: @escaping @Sendable () -> Owned,
@@ -42,7 +44,7 @@ final class WorkThread<Owned>: Sendable {
 
     /// - Returns: whether the job will run.
     @discardableResult
-    func submit(_ job: @escaping Job) -> Bool {
+    package func submit(_ job: @escaping Job) -> Bool {
         let isAccepted = self.state.withLock { state in
             guard !state.isStopping else { return false }
             state.jobs.append(job)
@@ -53,7 +55,7 @@ final class WorkThread<Owned>: Sendable {
     }
 
     /// Runs what was submitted, then ends the thread.
-    func stop() async {
+    package func stop() async {
         await withCheckedContinuation { continuation in
             let isFirst = self.state.withLock { state in
                 guard !state.isStopping else { return false }
