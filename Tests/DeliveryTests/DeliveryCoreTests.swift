@@ -185,6 +185,41 @@ struct DeliveryCoreTests {
         #expect(world.finals.map(\.attempt) == [1, 1])
     }
 
+    /// Goal: an entry that cannot be written is never dropped. Method: an envelope that fits, and no more once it
+    /// carries a reference to its content.
+    @Test("An envelope that became too large for one record goes to posthorn.dead with the reason")
+    func buriesTooLargeEnvelope() throws {
+        var world = DeliveryWorld()
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        try world.accept(["b@one.example"], envelopeID: String(repeating: "x", count: QueueEntry.sizeMax - 120))
+        world.deliverRecords()
+        #expect(world.deadCount == 1)
+        let dead = world.partitions.filter { $0.key.topic == .dead }.flatMap(\.value)
+        #expect(dead.count == 1)
+        let reason = dead.first?.header("posthorn-dead-reason").map { String(buffer: $0) }
+        #expect(reason?.contains("split its recipients") == true)
+        let envelope = try dead.first?.header(QueueEntry.headerName).map { try QueueEntry(decoding: $0).envelope }
+        #expect(envelope?.recipients.map(\.mailbox.description) == ["b@one.example"])
+        #expect(world.progress[TopicPartition(.accepted, 0)] == Progress(watermark: Offset(1)))
+        #expect(world.core.jobs.isEmpty)
+    }
+
+    @Test("A record counts as queued until the step that moves it is durable")
+    func countsUntilDurable() throws {
+        var world = DeliveryWorld()
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        world.holdsSteps = true
+        try world.accept(["b@one.example"])
+        world.deliverRecords()
+        let partition = TopicPartition(.accepted, 0)
+        #expect(world.core.partitions[partition]?.window.progress.isDone(Offset(0)) == true)
+        #expect(world.core.partitions[partition]?.durable.isDone(Offset(0)) == false)
+        #expect(world.queued(.deferred(delay: 60)) == 0)
+        world.performHeldStep()
+        #expect(world.core.partitions[partition]?.durable.isDone(Offset(0)) == true)
+        #expect(world.queued(.deferred(delay: 60)) == 1)
+    }
+
     @Test("Nothing begins while draining, and what is under way is written")
     func drains() throws {
         var world = DeliveryWorld()

@@ -30,6 +30,9 @@ struct DeliveryWorld {
     /// Content of messages that remotes took, by message and recipient.
     var arrived: [String: Int] = [:]
     var stepFailuresLeft = 0
+    /// Steps are written only when the test says so.
+    var holdsSteps = false
+    var heldStep: Step?
     var refusesConnections: Set<String> = []
     var openConnections: [UInt64: String] = [:]
     var sent: [(connection: UInt64, transaction: OutboundTransaction)] = []
@@ -109,7 +112,8 @@ struct DeliveryWorld {
         id: UInt64 = 1,
         content: String = "Subject: x\r\n\r\nhello\r\n",
         notify: Recipient.Notify? = nil,
-        returning: Envelope.ReturnContent? = nil
+        returning: Envelope.ReturnContent? = nil,
+        envelopeID: String? = nil
     ) throws -> QueueEntry {
         func mailbox(_ text: String) -> Mailbox {
             let parts = text.split(separator: "@")
@@ -124,6 +128,7 @@ struct DeliveryWorld {
                         Recipient(mailbox: mailbox($1), index: UInt32($0), notify: notify)
                     },
                 returnContent: returning,
+                envelopeID: envelopeID,
                 acceptedAt: self.now,
                 contentSize: content.utf8.count
             )
@@ -209,6 +214,7 @@ struct DeliveryWorld {
             }
         case .pause(let ids): self.paused.formUnion(ids)
         case .resume(let ids): self.paused.subtract(ids)
+        case .step(let step) where self.holdsSteps: self.heldStep = step
         case .step(let step): self.write(step)
         case .release(let references): self.released += references
         case .report: break
@@ -219,6 +225,13 @@ struct DeliveryWorld {
 
     mutating func performHeldReads() {
         while let action = self.heldReads.popFirst() { self.perform(action) }
+        self.perform()
+    }
+
+    mutating func performHeldStep() {
+        guard let step = self.heldStep else { return }
+        self.heldStep = nil
+        self.write(step)
         self.perform()
     }
 

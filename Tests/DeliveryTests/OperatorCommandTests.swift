@@ -113,6 +113,24 @@ struct OperatorCommandTests {
         #expect(world.core.jobs.isEmpty)
     }
 
+    @Test("What a flush moves counts where it was until the step is durable")
+    func viewsFollowSteps() throws {
+        var world = try self.deferredWorld(5)
+        world.holdsSteps = true
+        #expect(self.give(.flush, .init(all: true), to: &world) == 5)
+        let tier = TopicPartition(.deferred(delay: 60), 0)
+        let record = try #require(world.partitions[tier]?.first)
+        let entry = try QueueEntry(record)
+        func isMoved(by commands: [OperatorCommand]) -> Bool {
+            DeliveryCore.isSuperseded(record.position, entry, key: record.key, by: commands)
+        }
+        #expect(isMoved(by: world.core.commands))
+        #expect(!isMoved(by: world.core.durableCommands))
+        while world.heldStep != nil { world.performHeldStep() }
+        #expect(isMoved(by: world.core.durableCommands))
+        #expect(world.queued(.deferredNow) == 5)
+    }
+
     @Test("hold takes mail that is in its site's queue, and one of several recipients at a time")
     func holdsActive() throws {
         var world = DeliveryWorld()

@@ -1,5 +1,7 @@
 """What an operator does about a queue, with the command line, against a site that is down."""
 
+import json
+
 import pytest
 
 from support import BINARY, HOST, free_port, run, wait_until
@@ -173,3 +175,22 @@ def test_flush_while_mail_is_being_deferred(make_node, make_sink):
     node.wait_until_empty()
     recipients = [recipient for _, recipient in sink.records()]
     assert sorted(recipients) == sorted(f"b{number}@rcpt.example" for number in range(60))
+
+
+@pytest.mark.parametrize("is_flushed", [False, True], ids=["tiers", "flush"])
+def test_summary_counts_what_moves(make_node, make_server, is_flushed):
+    """While mail goes from tier to tier, every summary has all of it, each message once."""
+    server = make_server(script=lambda phase, session: "451 4.7.1 Later" if phase == "rcpt" else None)
+    node = make_node(routes=[{"match": "*", "via": f"smtp {server.address}"}], retry={"tiers": ["1s"]})
+    with node.client() as client:
+        for number in range(40):
+            client.send("a@sender.example", f"b{number}@rcpt.example")
+    summaries = 0
+    while node.outcome_count("deferred") < 200:
+        for _ in range(20):
+            summary = json.loads(node.get("/queue/summary")[1])
+            assert (summary["messages"], summary["recipients"]) == (40, 40)
+            summaries += 1
+        if is_flushed:
+            node.queue("flush", "--all")
+    assert summaries >= 100

@@ -6,19 +6,18 @@ import Records
 
 /// Views of the queue and commands on it, for the admin listener.
 ///
-/// Views read the log: what is below a partition's progress and not marked incomplete is done, everything else is the
-/// queue. They cost a scan, and nothing while nobody asks.
+/// Views read the log (``DeliveryEngine/forEachQueued(_:)``): they cost a scan, and nothing while nobody asks.
 extension DeliveryEngine: QueueAdministration {
-    private static let scanCount = 500
+    static let scanCount = 500
 
     public func summary() async throws(QueueAdministrationError) -> AdminAPI.QueueSummary {
-        var messages: Set<String> = []
+        var messages: Set<MessageID> = []
         var summary = AdminAPI.QueueSummary(messages: 0, recipients: 0, octets: 0, sites: [])
         var sites: [String: AdminAPI.QueueSummary.Site] = [:]
         try await self.forEachQueued { queued in
             let envelope = queued.entry.envelope
             summary.recipients += envelope.recipients.count
-            if messages.insert(envelope.messageID.description).inserted { summary.octets += envelope.contentSize }
+            if messages.insert(envelope.messageID).inserted { summary.octets += envelope.contentSize }
             summary.oldest = min(summary.oldest ?? envelope.acceptedAt, envelope.acceptedAt)
             var site = sites[queued.site] ?? AdminAPI.QueueSummary.Site(site: queued.site)
             switch queued.state {
@@ -216,58 +215,7 @@ extension DeliveryEngine: QueueAdministration {
         }
     }
 
-    // MARK: Scanning
-
-    struct Queued {
-        var entry: QueueEntry
-        var site: String
-        var state: AdminAPI.QueuedMessage.Recipient.State
-        var dueAt: Int64?
-    }
-
-    /// Calls `body` with each queued record until it returns `false`.
-    private func forEachQueued(_ body: (Queued) -> Bool) async throws(QueueAdministrationError) {
-        for partition in self.core.partitions.keys.sorted(by: {
-            ($0.topic.name, $0.partition) < ($1.topic.name, $1.partition)
-        }) {
-            guard let progress = self.core.partitions[partition]?.window.progress else { continue }
-            var offset = progress.watermark
-            while true {
-                let from = offset
-                let records = try await self.ask { () async throws(RecordLogError) in
-                    try await self.log.scan(partition, from: from, recordCountMax: Self.scanCount)
-                }
-                guard let last = records.last else { break }
-                offset = last.position.offset.advanced(by: 1)
-                for record in records where !progress.isDone(record.position.offset) {
-                    guard let entry = try? QueueEntry(record),
-                        !self.core.isSuperseded(record.position, entry, key: record.key)
-                    else { continue }
-                    guard body(self.queued(entry, record, partition)) else { return }
-                }
-            }
-        }
-    }
-
-    private func queued(_ entry: QueueEntry, _ record: StoredRecord, _ partition: TopicPartition) -> Queued {
-        guard partition.topic == .accepted else {
-            let delay = partition.topic.deferredDelay.map { record.timestamp + $0 * 1_000 }
-            return Queued(
-                entry: entry,
-                site: record.key,
-                state: partition.topic == .held ? .held : .deferred,
-                dueAt: delay
-            )
-        }
-        let domain = entry.envelope.recipients.first?.mailbox.domain.text ?? ""
-        var site = domain
-        if case .site(let number)? = self.core.routes[domain]?.state, let plan = self.core.sites[number]?.plan {
-            site = plan.id
-        }
-        return Queued(entry: entry, site: site, state: .active, dueAt: nil)
-    }
-
-    private func ask<Value: Sendable>(
+    func ask<Value: Sendable>(
         _ question: () async throws(RecordLogError) -> Value
     ) async throws(QueueAdministrationError) -> Value {
         do throws(RecordLogError) {

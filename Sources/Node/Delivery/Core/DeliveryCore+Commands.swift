@@ -12,6 +12,7 @@ extension DeliveryCore {
     /// A command read back from the log at start.
     mutating func restored(_ command: OperatorCommand) {
         self.commands.append(command)
+        self.durableCommands.append(command)
     }
 
     /// A new command: mail that is in memory and not being tried is dealt with now, the rest as it is scanned or falls
@@ -72,6 +73,7 @@ extension DeliveryCore {
                 content: record.value,
                 topic: partition.topic,
                 outputs: &outputs,
+                from: record.position,
                 now: now
             )
             self.builder.add(outputs)
@@ -89,7 +91,16 @@ extension DeliveryCore {
 
     /// Whether a command has dealt with the record already.
     func isSuperseded(_ position: Position, _ entry: QueueEntry, key: String) -> Bool {
-        self.commands.contains { command in
+        Self.isSuperseded(position, entry, key: key, by: self.commands)
+    }
+
+    static func isSuperseded(
+        _ position: Position,
+        _ entry: QueueEntry,
+        key: String,
+        by commands: [OperatorCommand]
+    ) -> Bool {
+        commands.contains { command in
             guard let mark = command.mark(position.partition), mark.covers(position.offset) else { return false }
             let site = position.partition.topic == .accepted ? nil : key
             return !command.predicate.matching(entry, site: site).isEmpty
@@ -151,6 +162,7 @@ extension DeliveryCore {
             content: ByteBuffer(),
             topic: .deferredNow,
             outputs: &outputs,
+            from: job.position,
             now: now
         )
         let isFinal = command.kind == .remove && recipients.count == job.entry.envelope.recipients.count
@@ -172,6 +184,7 @@ extension DeliveryCore {
         content: ByteBuffer,
         topic: Topic,
         outputs: inout [Record],
+        from position: Position,
         now: Int64
     ) {
         var staged = Staged(outputs: [], entries: [])
@@ -179,7 +192,14 @@ extension DeliveryCore {
         outputs += staged.outputs
         for var item in staged.entries {
             item.entry.isContentShared = item.entry.isContentShared || staged.entries.count > 1
-            self.publish(item.entry, topic: item.topic, key: item.key, content: content, to: &outputs)
+            self.publish(
+                item.entry,
+                topic: item.topic,
+                key: item.key,
+                content: content,
+                from: position,
+                to: &outputs
+            )
         }
     }
 

@@ -145,7 +145,7 @@ extension DeliveryCore {
         }
         if entry.content != nil {
             var outputs = outputs
-            self.publish(entry, topic: topic, key: key, content: ByteBuffer(), to: &outputs)
+            self.publish(entry, topic: topic, key: key, content: ByteBuffer(), from: job.position, to: &outputs)
             self.finish(job, outputs: outputs, isFinal: false)
             return
         }
@@ -191,12 +191,11 @@ extension DeliveryCore {
             return (.accepted, domain.text, entry)
         }
         let size = job.content?.readableBytes ?? 0
-        if let content = job.content, size * entries.count > self.configuration.fanOutCopySizeMax, size > 0 {
+        if job.content != nil, size * entries.count > self.configuration.fanOutCopySizeMax {
             job.stage = .appending
             job.staged = Staged(outputs: [], entries: entries)
             self.jobs[job.id] = job
             if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
-            _ = content
             return true
         }
         var outputs: [Record] = []
@@ -207,6 +206,7 @@ extension DeliveryCore {
                 topic: item.topic,
                 key: item.key,
                 content: job.content ?? ByteBuffer(),
+                from: job.position,
                 to: &outputs
             )
         }

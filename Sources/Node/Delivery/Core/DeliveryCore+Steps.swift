@@ -8,8 +8,15 @@ struct StepBuilder: Sendable {
     /// Jobs whose content could not be appended.
     var retryAppends: [UInt64] = []
     private var hasProgress = false
+    struct InFlight: Sendable {
+        var step: Step
+        var releases: [Reference]
+        /// As they are once the step is durable.
+        var commands: [OperatorCommand]
+    }
+
     /// The step that is being written, kept until it is.
-    private(set) var inFlight: (step: Step, releases: [Reference])?
+    private(set) var inFlight: InFlight?
     private(set) var isWriting = false
     private var retryAt: Int64 = 0
     private(set) var failureCount = 0
@@ -33,23 +40,24 @@ struct StepBuilder: Sendable {
     }
 
     /// The step to write. `progress` belongs to the outputs that are waiting; a step that comes again keeps its own.
-    mutating func next(progress: [TopicPartition: Progress]) -> Step {
+    mutating func next(progress: [TopicPartition: Progress], commands: [OperatorCommand]) -> Step {
         self.isWriting = true
         if let inFlight = self.inFlight { return inFlight.step }
         let step = Step(outputs: self.outputs, progress: progress)
-        self.inFlight = (step, self.releases)
+        self.inFlight = InFlight(step: step, releases: self.releases, commands: commands)
         self.outputs = []
         self.releases = []
         self.hasProgress = false
         return step
     }
 
-    mutating func succeeded() -> [Reference] {
-        let releases = self.inFlight?.releases ?? []
+    /// The step is durable. Returns what it was.
+    mutating func succeeded() -> InFlight? {
+        let inFlight = self.inFlight
         self.inFlight = nil
         self.isWriting = false
         self.failureCount = 0
-        return releases
+        return inFlight
     }
 
     mutating func failed(now: Int64) {
@@ -90,17 +98,16 @@ extension DeliveryCore {
                 if let partition = self.partitions[id] { progress[id] = partition.window.progress }
             }
             self.dirtyPartitions.removeAll(keepingCapacity: true)
-            self.act(.step(self.builder.next(progress: progress)))
+            self.act(.step(self.builder.next(progress: progress, commands: self.commands)))
         } else {
-            self.act(.step(self.builder.next(progress: [:])))
+            self.act(.step(self.builder.next(progress: [:], commands: [])))
         }
     }
 
     mutating func stepped(_ result: Result<Void, RecordLogError>, now: Int64) {
         switch result {
         case .success:
-            let releases = self.builder.succeeded()
-            if !releases.isEmpty { self.act(.release(releases)) }
+            if let step = self.builder.succeeded() { self.becameDurable(step) }
             self.flush(now: now)
             for id in Array(self.partitions.keys) { self.advance(id, now: now) }
             self.readMore()
@@ -110,5 +117,11 @@ extension DeliveryCore {
         case .failure:
             self.builder.failed(now: now)
         }
+    }
+
+    private mutating func becameDurable(_ written: StepBuilder.InFlight) {
+        for (id, progress) in written.step.progress { self.partitions[id]?.durable = progress }
+        self.durableCommands = written.commands
+        if !written.releases.isEmpty { self.act(.release(written.releases)) }
     }
 }

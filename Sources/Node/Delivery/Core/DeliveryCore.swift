@@ -86,6 +86,8 @@ struct DeliveryCore: Sendable {
         var isPaused = false
         /// Jobs per site.
         var siteCounts: [Int: Int] = [:]
+        /// What the last durable step says is done: for views, which count a record until its successor is there.
+        var durable: Progress
     }
 
     struct Job: Sendable {
@@ -157,6 +159,8 @@ struct DeliveryCore: Sendable {
     var builder = StepBuilder()
     /// In the order they were given.
     var commands: [OperatorCommand] = []
+    /// The commands as the last durable step left them, for views.
+    var durableCommands: [OperatorCommand] = []
     var isDraining = false
 
     init(configuration: Configuration) {
@@ -165,10 +169,6 @@ struct DeliveryCore: Sendable {
     }
 
     mutating func takeActions() -> [Action] {
-        exchangeActions()
-    }
-
-    private mutating func exchangeActions() -> [Action] {
         var taken: [Action] = []
         swap(&taken, &self.actions)
         return taken
@@ -196,7 +196,8 @@ struct DeliveryCore: Sendable {
             let delay = (assignment.partition.topic.deferredDelay ?? 0) * 1_000
             self.partitions[assignment.partition] = Partition(
                 window: PartitionWindow(progress: assignment.progress),
-                delay: delay
+                delay: delay,
+                durable: assignment.progress
             )
         }
     }
@@ -320,19 +321,27 @@ struct DeliveryCore: Sendable {
 
     /// A record that cannot be used goes to `posthorn.dead` and blocks nobody.
     private mutating func bury(_ record: StoredRecord, reason: String) {
-        let headers =
-            record.headers + [
-                RecordHeader("posthorn-dead-reason", ByteBuffer(string: reason)),
-                RecordHeader("posthorn-dead-position", ByteBuffer(string: record.position.description)),
-            ]
-        let output = Record(
-            topic: .dead,
-            key: record.position.partition.topic.name,
-            headers: headers,
-            value: record.value
-        )
-        self.act(.dead(record.position, reason: reason))
+        let output = self.dead(record.position, headers: record.headers, value: record.value, reason: reason)
         self.complete(record.position, outputs: [output])
+    }
+
+    /// The record for `posthorn.dead` of what came from `position`.
+    private mutating func dead(
+        _ position: Position,
+        headers: [RecordHeader],
+        value: ByteBuffer,
+        reason: String
+    ) -> Record {
+        self.act(.dead(position, reason: reason))
+        return Record(
+            topic: .dead,
+            key: position.partition.topic.name,
+            headers: headers + [
+                RecordHeader("posthorn-dead-reason", ByteBuffer(string: reason)),
+                RecordHeader("posthorn-dead-position", ByteBuffer(string: position.description)),
+            ],
+            value: value
+        )
     }
 
     // MARK: Content
@@ -396,7 +405,14 @@ struct DeliveryCore: Sendable {
             for var item in staged.entries {
                 item.entry.content = reference
                 item.entry.isContentShared = staged.entries.count > 1
-                self.publish(item.entry, topic: item.topic, key: item.key, content: ByteBuffer(), to: &outputs)
+                self.publish(
+                    item.entry,
+                    topic: item.topic,
+                    key: item.key,
+                    content: ByteBuffer(),
+                    from: job.position,
+                    to: &outputs
+                )
             }
             self.finish(job, outputs: outputs, isFinal: false)
         case .failure:
@@ -407,29 +423,35 @@ struct DeliveryCore: Sendable {
         }
     }
 
-    /// Adds an entry's record to the outputs; one whose envelope became too large goes without what can be spared.
+    /// Adds an entry's record to the outputs. One whose envelope is too large is split; when one recipient alone is too
+    /// large, which ingress does not let in, the entry goes to `posthorn.dead`.
+    ///
+    /// - Parameter position: the record that the entry comes from.
     mutating func publish(
         _ entry: QueueEntry,
         topic: Topic,
         key: String,
         content: ByteBuffer,
+        from position: Position,
         to outputs: inout [Record]
     ) {
         do throws(RecordLogError) {
             outputs.append(try entry.record(topic: topic, key: key, content: content))
         } catch {
-            // Ingress bounds envelopes, and a reference adds a few hundred octets to that bound's margin: two halves
-            // are always small enough.
             let half = entry.envelope.recipients.count / 2
-            guard half >= 1 else { return }
+            guard half >= 1 else {
+                let header = RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: entry.encoded()))
+                outputs.append(self.dead(position, headers: [header], value: content, reason: error.reason))
+                return
+            }
             var first = entry
             var second = entry
             first.envelope.recipients = Array(entry.envelope.recipients[..<half])
             second.envelope.recipients = Array(entry.envelope.recipients[half...])
             first.isContentShared = entry.content != nil
             second.isContentShared = first.isContentShared
-            self.publish(first, topic: topic, key: key, content: content, to: &outputs)
-            self.publish(second, topic: topic, key: key, content: content, to: &outputs)
+            self.publish(first, topic: topic, key: key, content: content, from: position, to: &outputs)
+            self.publish(second, topic: topic, key: key, content: content, from: position, to: &outputs)
         }
     }
 
