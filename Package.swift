@@ -79,6 +79,12 @@ let package = Package(
             exclude: ["envelope.proto"],
             swiftSettings: settings
         ),
+        .systemLibrary(
+            name: "CRdKafka",
+            path: "Sources/Cluster/CRdKafka",
+            providers: [.apt(["librdkafka-dev"])]
+        ),
+        library("KafkaLog", "Cluster/KafkaLog", ["ClusterLog", "CRdKafka", nioCore, logging, collections]),
         library("EmbeddedLog", "Cluster/EmbeddedLog", ["ClusterLog", nioCore, logging, grdb, grdbSQLite]),
 
         // Node: what a node does.
@@ -115,7 +121,7 @@ let package = Package(
         .executableTarget(
             name: "posthorn",
             dependencies: [
-                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "EmbeddedLog", "NodeSupport", "Resolver", "Ingress",
+                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "EmbeddedLog", "KafkaLog", "NodeSupport", "Resolver", "Ingress",
                 "Delivery", "Bounce", "Admin", "Digests", nioCore, nioPosix, nioSSL, lifecycle, unixSignals, logging,
                 argumentParser, yams,
             ],
@@ -128,7 +134,11 @@ let package = Package(
         tests("SMTPTests", "SMTPTests", ["SMTP", "Mail", "Digests"]),
         tests("DNSTests", "DNSTests", ["DNS", "Mail"]),
         tests("ReportsTests", "ReportsTests", ["Reports", "Mail"]),
-        tests("LogConformance", "LogConformance", ["ClusterLog", "EmbeddedLog", nioCore, logging]),
+        tests(
+            "LogConformance",
+            "LogConformance",
+            ["ClusterLog", "EmbeddedLog", "KafkaLog", "CRdKafka", nioCore, logging]
+        ),
         tests("RecordsTests", "RecordsTests", ["Records", "ClusterLog", "Mail", nioCore]),
         tests("ResolverTests", "ResolverTests", ["Resolver", "DNS", "Mail", logging]),
         tests(

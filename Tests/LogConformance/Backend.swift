@@ -1,6 +1,7 @@
 import ClusterLog
 import EmbeddedLog
 import Foundation
+import KafkaLog
 import Logging
 import NIOCore
 import Testing
@@ -9,11 +10,18 @@ import Testing
 enum Backend: String, CaseIterable, Sendable, CustomTestStringConvertible {
     case memory
     case embedded
+    /// The cluster of `POSTHORN_TEST_KAFKA` (bootstrap servers), or librdkafka's mock of one.
+    case kafka
 
     var testDescription: String { self.rawValue }
 
     /// Runs a body with a fresh log, and closes it.
-    func withLog(_ body: (any RecordLog) async throws -> Void) async throws {
+    ///
+    /// - Parameter topics: those that exist from the beginning, where topics have to be made.
+    func withLog(
+        topics: [Topic] = [.accepted, .content, .outcomes, .deferred(delay: 60)],
+        _ body: (any RecordLog) async throws -> Void
+    ) async throws {
         switch self {
         case .memory:
             let log = InMemoryLog(partitionCount: 4)
@@ -25,6 +33,16 @@ enum Backend: String, CaseIterable, Sendable, CustomTestStringConvertible {
                 try await body(log)
                 await log.close()
             }
+        case .kafka:
+            try await KafkaCluster.shared.withLog(topics: topics, body)
+        }
+    }
+
+    /// Makes a topic exist where an append does not.
+    func create(_ topic: Topic, _ log: any RecordLog) async throws {
+        switch self {
+        case .memory, .embedded: break
+        case .kafka: try await KafkaCluster.shared.create([topic], log)
         }
     }
 }

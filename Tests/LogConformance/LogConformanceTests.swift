@@ -28,7 +28,7 @@ struct LogConformanceTests {
                 #expect(records.map { $0.position.offset.rawValue } == Array(0..<end))
                 #expect(zip(records, records.dropFirst()).allSatisfy { $0.timestamp <= $1.timestamp })
             }
-            #expect(try await log.topics() == [.accepted])
+            #expect(try await log.topics().contains(.accepted))
         }
     }
 
@@ -65,16 +65,47 @@ struct LogConformanceTests {
         }
     }
 
-    @Test("Completions come in the order of the calls", arguments: Backend.allCases)
+    @Test("Completions for one partition come in the order of the calls", arguments: Backend.allCases)
     func completesInOrder(_ backend: Backend) async throws {
         try await backend.withLog { log in
             let order = Mutex<[Int]>([])
             for number in 0..<200 {
-                let size = number % 50 == 7 ? 2 << 20 : 0
-                log.append([.numbered(number, size: size)]) { _ in order.withLock { $0.append(number) } }
+                log.append([.numbered(number)]) { _ in order.withLock { $0.append(number) } }
             }
             _ = try await log.append([.numbered(200)])
             #expect(order.withLock { $0 } == Array(0..<200))
+        }
+    }
+
+    @Test("A value in several records is read as one by its reference (G7)", arguments: Backend.allCases)
+    func readsParts(_ backend: Backend) async throws {
+        try await backend.withLog { log in
+            let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+            var positions: [Position] = []
+            var whole = ByteBuffer()
+            for number in 0..<3 {
+                let part = Record.numbered(number, topic: .content, key: id, size: 1_000, id: id)
+                whole.writeImmutableBuffer(part.value)
+                positions += try await log.append([part, .numbered(9, topic: .content, key: id)]).prefix(1)
+            }
+            let first = try #require(positions.first)
+            let reference = Reference(
+                clusterID: log.clusterID,
+                position: first,
+                further: positions.dropFirst().map { $0.offset },
+                messageID: id,
+                size: whole.readableBytes,
+                hash: Reference.hash(of: whole)
+            )
+            #expect(try await log.read(reference).value == whole)
+            var wrong = reference
+            wrong.further.reverse()
+            await #expect(throws: RecordLogError(.mismatch, isRetriable: false)) { try await log.read(wrong) }
+            wrong = reference
+            wrong.further[1] = Offset(3)
+            await #expect(throws: RecordLogError(.mismatch, isRetriable: false)) { try await log.read(wrong) }
+            wrong.further = []
+            await #expect(throws: RecordLogError(.mismatch, isRetriable: false)) { try await log.read(wrong) }
         }
     }
 
@@ -197,7 +228,12 @@ struct LogConformanceTests {
             member.resume([first])
             #expect(try await member.take(1).first?.position.partition == first)
             member.seek(second, to: Offset(0))
-            #expect(try await member.take(1).first?.position.partition == second)
+            // The first partition may hold more records than the one.
+            var partition = first
+            while partition == first {
+                partition = try #require(try await member.take(1).first).position.partition
+            }
+            #expect(partition == second)
         }
     }
 
@@ -258,18 +294,21 @@ struct LogConformanceTests {
                 try await member.step(Step(progress: [TopicPartition(.accepted, 0): .upTo(0)]))
             }
             #expect(try await member.next() == nil)
-            #expect(try await log.topics() == [.accepted])
+            for number in 0..<4 {
+                #expect(try await log.bounds(TopicPartition(.accepted, Int32(number))).upperBound == Offset(0))
+            }
         }
     }
 
     @Test("A topic that appears under a selected prefix is assigned", arguments: Backend.allCases)
     func assignsNewTopics(_ backend: Backend) async throws {
-        try await backend.withLog { log in
+        try await backend.withLog(topics: [.accepted]) { log in
             let member = try await log.join(
                 delivery,
                 topics: TopicSelection(topics: [.accepted], prefixes: [Topic.deferredPrefix])
             )
             #expect(try await member.assignment().count == 4)
+            try await backend.create(.deferred(delay: 300), log)
             _ = try await log.append([.numbered(5, topic: .deferred(delay: 300))])
             let assigned = try await member.assignment()
             #expect(Set(assigned.keys.map { $0.topic }) == [.deferred(delay: 300)])

@@ -9,10 +9,14 @@ import Synchronization
 /// transaction. A segment is freed as a whole once everything in it is finished: done by every group, released, or
 /// past its retention. Must be closed with ``close()``.
 public final class EmbeddedLog: RecordLog {
+    /// Octets left for a record's key and headers.
+    private static let recordOverheadMax = 70_000
+
     private let core: LogCore
 
     public var clusterID: ClusterID { self.core.directory.clusterID }
     public var partitionCount: Int { self.core.configuration.partitionCount }
+    public var valueSizeMax: Int { max(1, self.core.configuration.recordSizeMax - Self.recordOverheadMax) }
     public var condition: LogCondition { self.core.state.withLock { $0.condition } }
 
     /// Opens the log, making it when the directory has none. Blocks while it reads: not for an event loop.
@@ -87,7 +91,12 @@ public final class EmbeddedLog: RecordLog {
 
     public func read(_ reference: Reference) async throws(RecordLogError) -> StoredRecord {
         try reference.check(cluster: self.clusterID)
-        let position = reference.position
+        var parts: [StoredRecord] = []
+        for position in reference.positions { parts.append(try await self.record(at: position)) }
+        return try reference.assemble(parts)
+    }
+
+    private func record(at position: Position) async throws(RecordLogError) -> StoredRecord {
         let cached = self.core.state.withLock { state in
             state.existingKey(of: position.partition)
                 .flatMap {
@@ -108,7 +117,6 @@ public final class EmbeddedLog: RecordLog {
         guard let record, record.position == position else {
             throw RecordLogError(.notFound, isRetriable: false, reason: "No record at \(position).")
         }
-        try reference.check(record)
         return record
     }
 
@@ -146,8 +154,8 @@ public final class EmbeddedLog: RecordLog {
     public func release(_ references: [Reference]) {
         self.core.change { state in
             var released: [(key: PartitionKey, offset: Int64)] = []
-            for reference in references where reference.clusterID == self.clusterID {
-                let position = reference.position
+            let positions = references.filter { $0.clusterID == self.clusterID }.flatMap { $0.positions }
+            for position in positions {
                 guard let key = state.existingKey(of: position.partition),
                     state.groups.bounds(position.partition).contains(position.offset)
                 else { continue }

@@ -37,6 +37,9 @@ public final class InMemoryLog: RecordLog {
         var timestamp: Int64 = 0
     }
 
+    /// Octets left for a record's key and headers.
+    private static let recordOverheadMax = 70_000
+
     public let clusterID: ClusterID
     public let partitionCount: Int
     private let limits: Limits
@@ -59,6 +62,8 @@ public final class InMemoryLog: RecordLog {
             State(groups: LocalGroups(partitionCount: partitionCount), now: now ?? { WallClock.milliseconds })
         )
     }
+
+    public var valueSizeMax: Int { self.limits.recordSizeMax - Self.recordOverheadMax }
 
     public var condition: LogCondition {
         self.state.withLock { $0.condition }
@@ -93,13 +98,15 @@ public final class InMemoryLog: RecordLog {
 
     public func read(_ reference: Reference) async throws(RecordLogError) -> StoredRecord {
         try reference.check(cluster: self.clusterID)
-        let offset = reference.position.offset
-        let found = self.state.withLock { Self.records($0, reference.position.partition, from: offset, countMax: 1) }
-        guard let record = found.first, record.position.offset == offset else {
-            throw RecordLogError(.notFound, isRetriable: false, reason: "No record at \(reference.position).")
+        var parts: [StoredRecord] = []
+        for position in reference.positions {
+            let found = self.state.withLock { Self.records($0, position.partition, from: position.offset, countMax: 1) }
+            guard let record = found.first, record.position == position else {
+                throw RecordLogError(.notFound, isRetriable: false, reason: "No record at \(position).")
+            }
+            parts.append(record)
         }
-        try reference.check(record)
-        return record
+        return try reference.assemble(parts)
     }
 
     public func scan(
@@ -127,8 +134,8 @@ public final class InMemoryLog: RecordLog {
 
     public func release(_ references: [Reference]) {
         self.state.withLock { state in
-            for reference in references where reference.clusterID == self.clusterID {
-                let position = reference.position
+            let positions = references.filter { $0.clusterID == self.clusterID }.flatMap { $0.positions }
+            for position in positions {
                 guard var partition = state.partitions[position.partition] else { continue }
                 partition.records.removeAll { $0.position.offset == position.offset }
                 state.partitions[position.partition] = partition

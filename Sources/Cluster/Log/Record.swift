@@ -11,6 +11,10 @@ public struct Topic: Hashable, Sendable, CustomStringConvertible {
     public static let outcomes = Topic("posthorn.outcomes")
     public static let control = Topic("posthorn.control")
     public static let dead = Topic("posthorn.dead")
+    /// Mail that an operator holds: its consumer works on nothing of it until it is released or removed.
+    public static let held = Topic("posthorn.held")
+    public static let reports = Topic("posthorn.reports")
+    public static let suppression = Topic("posthorn.suppression")
     public static let deferredPrefix = "posthorn.deferred."
 
     /// The tier topic for a delay in seconds, named in its largest whole unit: `posthorn.deferred.15m`.
@@ -145,10 +149,13 @@ public struct StoredRecord: Hashable, Sendable {
     }
 }
 
-/// Names the value of one record, and says enough about it that a wrong one is recognised (G7).
+/// Names a value that is one record's, or several records' of one partition one after the other, and says enough about it that a wrong one is recognised (G7).
 public struct Reference: Hashable, Sendable {
     public var clusterID: ClusterID
+    /// The record, or the first of them.
     public var position: Position
+    /// The offsets of the records after the first, when the value is in several.
+    public var further: [Offset]
     /// The record's own idea of which message it is: the value of its header `posthorn-message-id`, 26 characters.
     public var messageID: String
     /// Octets of the value.
@@ -158,9 +165,17 @@ public struct Reference: Hashable, Sendable {
 
     public static let messageIDHeader = "posthorn-message-id"
 
-    public init(clusterID: ClusterID, position: Position, messageID: String, size: Int, hash: [UInt8]) {
+    public init(
+        clusterID: ClusterID,
+        position: Position,
+        further: [Offset] = [],
+        messageID: String,
+        size: Int,
+        hash: [UInt8]
+    ) {
         self.clusterID = clusterID
         self.position = position
+        self.further = further
         self.messageID = messageID
         self.size = size
         self.hash = hash

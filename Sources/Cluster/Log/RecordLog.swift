@@ -1,8 +1,9 @@
 /// The record log: what a node appends to, reads from and makes progress on (DESIGN §3).
 ///
 /// Three implementations, one contract, one conformance suite: in memory (tests and simulation), embedded (one
-/// machine), Kafka (a cluster). Every call is safe from any thread. Completions run on a thread of the log, in the
-/// order of the calls, and must return at once: they hand the result to the caller's own event loop or task.
+/// machine), Kafka (a cluster). Every call is safe from any thread. Completions run on a thread of the log, for one
+/// partition in the order of the calls, and must return at once: they hand the result to the caller's own event loop
+/// or task. What is refused at once may complete before the call returns.
 public protocol RecordLog: Sendable {
     typealias AppendCompletion = @Sendable (Result<[Position], RecordLogError>) -> Void
 
@@ -12,10 +13,14 @@ public protocol RecordLog: Sendable {
     /// Partitions of every partitioned topic; recorded at creation and equal across topics.
     var partitionCount: Int { get }
 
+    /// Octets that one record's value may have; what is larger goes to `content` in parts.
+    var valueSizeMax: Int { get }
+
     /// What the log can do now, for readiness and for refusing mail before it is read.
     var condition: LogCondition { get }
 
-    /// Appends all records or none of them, each to its topic and to the partition that its key selects.
+    /// Appends all records or none of them, each to its topic and to the partition that its key selects. (A Kafka that
+    /// fails between two brokers may keep some: the caller is told that it failed, and what it does again is twice there.)
     ///
     /// Completes with one position per record, in order, once all of them are durable: acknowledged by all in-sync
     /// replicas (Kafka), fsynced (embedded). Never before.

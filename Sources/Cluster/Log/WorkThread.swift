@@ -10,6 +10,11 @@ package enum OwnThread {
         thread.stackSize = 1 << 20
         thread.start()
     }
+
+    /// Blocks the calling thread, which must be one of these.
+    package static func pause(milliseconds: Int) {
+        Thread.sleep(forTimeInterval: Double(milliseconds) / 1_000)
+    }
 }
 
 /// A thread of a log's own that runs jobs in order, each with the state that only this thread touches.

@@ -18,6 +18,8 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         var scanned: Int64
         /// Below ``scanned`` and not dealt with: they were being worked on when the scan passed them.
         var excluded: [Int64] = []
+        /// A record was dealt with: the mark is needed until all have been passed. Of wakes only.
+        var hasMatched: Bool?
 
         func covers(_ offset: Offset) -> Bool {
             offset.rawValue < self.scanned && !self.excluded.contains(offset.rawValue)
@@ -28,6 +30,10 @@ struct OperatorCommand: Hashable, Sendable, Codable {
     var kind: AdminAPI.Command
     var predicate: AdminAPI.QueuePredicate
     var marks: [Mark]
+    /// Ours, not an operator's: a flush of what is parked for a site that is back, at the site's pace.
+    private var wakesParked: Bool?
+
+    var isWake: Bool { self.wakesParked ?? false }
 
     static let keyPrefix = "command/"
     var key: String { Self.keyPrefix + self.id }
@@ -58,6 +64,20 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         self = command
     }
 
+    /// The command that moves what is parked for a site to the zero-delay tier.
+    static func wake(id: String, site: String, marks: [Mark]) -> OperatorCommand {
+        var command = OperatorCommand(id: id, kind: .flush, predicate: .init(site: site), marks: marks)
+        command.wakesParked = true
+        return command
+    }
+
+    /// The recipients of an entry that the command is about.
+    ///
+    /// - Parameter site: where the entry's mail goes; `nil` when that is not known yet, which matches no site.
+    func matching(_ entry: QueueEntry, site: String?) -> [Recipient] {
+        self.isWake && entry.parkedSince == nil ? [] : self.predicate.matching(entry, site: site)
+    }
+
     /// Whether the command is about records of this kind of topic at all.
     func concerns(_ topic: Topic) -> Bool {
         switch self.kind {
@@ -70,8 +90,6 @@ struct OperatorCommand: Hashable, Sendable, Codable {
 }
 
 extension Topic {
-    /// Mail that an operator holds: consumed by nobody until it is released or removed.
-    static let held = Topic("posthorn.held")
     /// Due at once.
     static let deferredNow = Topic.deferred(delay: 0)
 }

@@ -1,0 +1,46 @@
+import CRdKafka
+import ClusterLog
+
+extension RecordLogError {
+    /// What a caller of the log is told; the reason names what to change.
+    init(_ error: KafkaError, while action: String) {
+        let reason = "\(action): \(error)"
+        switch rd_kafka_resp_err_t(rawValue: error.code) {
+        case RD_KAFKA_RESP_ERR__QUEUE_FULL:
+            self.init(.queueFull, isRetriable: true, reason: reason)
+        case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+            self.init(
+                .recordTooLarge,
+                isRetriable: false,
+                reason: reason + "; the topic's max.message.bytes must be at least kafka.value-size plus 100 kB"
+            )
+        case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+            RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+            self.init(
+                .configuration,
+                isRetriable: true,
+                reason: reason + "; a topic or partition is missing: run `posthorn topics apply`"
+            )
+        case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+            RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            self.init(
+                .configuration,
+                isRetriable: true,
+                reason: reason + "; the user of kafka.username may not do this: give it the right on the brokers"
+            )
+        case RD_KAFKA_RESP_ERR__AUTHENTICATION, RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+            self.init(
+                .unavailable,
+                isRetriable: true,
+                reason: reason + "; check kafka.username, kafka.password-file and kafka.mechanism"
+            )
+        case RD_KAFKA_RESP_ERR__TRANSPORT, RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, RD_KAFKA_RESP_ERR__RESOLVE,
+            RD_KAFKA_RESP_ERR__TIMED_OUT, RD_KAFKA_RESP_ERR__WAIT_COORD:
+            self.init(.unavailable, isRetriable: true, reason: reason)
+        case RD_KAFKA_RESP_ERR__DESTROY:
+            self.init(.closed, isRetriable: false, reason: reason)
+        default:
+            self.init(.notDurable, isRetriable: true, reason: reason)
+        }
+    }
+}

@@ -1,0 +1,315 @@
+import CRdKafka
+public import ClusterLog
+import Dispatch
+public import Logging
+import NIOCore
+import Synchronization
+
+/// The record log of a cluster: Kafka through librdkafka (DESIGN §2, §3).
+///
+/// An append completes once all in-sync replicas have it. A step is a transaction that carries its member's place in
+/// the group, so that a node that lost its partitions writes nothing. Unlike the embedded log, an append of several
+/// records is not one write: when it fails, some of them may be there, and whoever sends them again sends those twice.
+/// Completions for one partition come in the order of the calls; those of different partitions overtake each other.
+public final class KafkaLog: RecordLog {
+    private struct State {
+        /// Why mail cannot be accepted, as last seen in the cluster's metadata.
+        var problem: String?
+        var members: [KafkaGroupMember] = []
+        var memberCount = 0
+        var groupClients: [GroupID: KafkaClient] = [:]
+        var isClosed = false
+    }
+
+    private static let watchInterval: Duration = .seconds(1)
+    private static let callTimeout: Int32 = 5_000
+
+    public let clusterID: ClusterID
+    public var partitionCount: Int { self.configuration.partitionCount }
+    private let configuration: KafkaConfiguration
+    private let names: TopicNames
+    private let appends: AppendProducer
+    private let reader: RecordReader
+    private let asking = WorkThread<Void>()
+    private let watching = WorkThread<Void>()
+    private let inSyncMin: Int
+    private let logger: Logger
+    private let state = Mutex(State())
+    private let instance = String(UInt64.random(in: .min ... .max), radix: 36)
+
+    /// Connects, and checks the topics against the plan.
+    ///
+    /// - Throws: `unavailable` when no broker answers within `timeout`, `configuration` when the settings or the topics
+    ///   are wrong; the reason says what to change.
+    public static func open(
+        configuration: KafkaConfiguration,
+        plan: TopicPlan,
+        timeout: Duration = .seconds(60),
+        logger: Logger
+    ) async throws(RecordLogError) -> KafkaLog {
+        let result: Result<KafkaLog, RecordLogError> = await withCheckedContinuation { continuation in
+            OwnThread.start(name: "kafka-open") {
+                do throws(RecordLogError) {
+                    let log = try KafkaLog(configuration: configuration, plan: plan, timeout: timeout, logger: logger)
+                    continuation.resume(returning: .success(log))
+                } catch {
+                    continuation.resume(returning: .failure(error))
+                }
+            }
+        }
+        return try result.get()
+    }
+
+    private init(
+        configuration: KafkaConfiguration,
+        plan: TopicPlan,
+        timeout: Duration,
+        logger: Logger
+    ) throws(RecordLogError) {
+        self.configuration = configuration
+        self.names = TopicNames(prefix: configuration.prefix)
+        self.logger = logger
+        do throws(KafkaError) {
+            self.appends = try AppendProducer(configuration: configuration, logger: logger)
+            self.reader = try RecordReader(configuration: configuration, logger: logger)
+        } catch {
+            throw RecordLogError(.configuration, isRetriable: false, reason: error.text)
+        }
+        guard let client = self.appends.client else { throw RecordLogError(.closed, isRetriable: false) }
+        guard let id = client.clusterID(timeout: Int32(clamping: timeout.components.seconds * 1_000)) else {
+            let reason =
+                "No broker of kafka.bootstrap (\(configuration.bootstrap)) answered; check the address, "
+                + "kafka.security and the credentials."
+            throw RecordLogError(.unavailable, isRetriable: true, reason: reason)
+        }
+        self.clusterID = ClusterID(configuration.prefix == "posthorn" ? id : "\(id)/\(configuration.prefix)")
+        self.inSyncMin = configuration.isTestCluster ? 1 : plan.inSyncMin
+        try Self.check(client, plan, configuration, logger)
+        self.asking.start(name: "kafka-asking", interval: nil, make: {}, idle: { _ in }, end: { _ in })
+        self.watching.start(
+            name: "kafka-watch",
+            interval: Self.watchInterval,
+            make: {},
+            idle: { [weak self] _ in self?.watch() },
+            end: { _ in }
+        )
+    }
+
+    private static func check(
+        _ client: KafkaClient,
+        _ plan: TopicPlan,
+        _ configuration: KafkaConfiguration,
+        _ logger: Logger
+    ) throws(RecordLogError) {
+        let topics = KafkaTopics(client: client, isTestCluster: configuration.isTestCluster)
+        let findings = try topics.verify(plan)
+        for finding in findings {
+            logger.log(
+                level: finding.severity == .error && !configuration.isTestCluster ? .error : .warning,
+                "Topics",
+                metadata: ["finding": "\(finding)"]
+            )
+        }
+        guard !configuration.isTestCluster, let first = findings.first, first.severity == .error else { return }
+        let others = findings.count(where: { $0.severity == .error }) - 1
+        let more = others > 0 ? " (and \(others) more: `posthorn topics verify`)" : ""
+        throw RecordLogError(.configuration, isRetriable: false, reason: "\(first)\(more)")
+    }
+
+    // MARK: RecordLog
+
+    public var valueSizeMax: Int { self.configuration.valueSizeMax }
+
+    public var condition: LogCondition {
+        let (problem, isClosed) = self.state.withLock { ($0.problem, $0.isClosed) }
+        if isClosed { return .unavailable(reason: "closed") }
+        if self.appends.areBrokersDown { return .unavailable(reason: "no broker can be reached") }
+        if self.appends.oldestAge > self.configuration.breakerAge {
+            return .unavailable(reason: "the brokers do not acknowledge appends")
+        }
+        return problem.map { .unavailable(reason: $0) } ?? .writable
+    }
+
+    public func append(_ records: [Record], completion: @escaping AppendCompletion) {
+        self.appends.append(records, completion: completion)
+    }
+
+    public func join(
+        _ group: GroupID,
+        topics: TopicSelection
+    ) async throws(RecordLogError) -> any GroupMember {
+        let number = self.state.withLock { state -> Int? in
+            guard !state.isClosed else { return nil }
+            state.memberCount += 1
+            return state.memberCount
+        }
+        guard let number else { throw RecordLogError(.closed, isRetriable: false) }
+        do throws(KafkaError) {
+            let member = try KafkaGroupMember(
+                group: group,
+                topics: topics,
+                configuration: self.configuration,
+                transactionalID: "\(self.names.name(of: Topic(group.name)))-\(self.instance)-\(number)",
+                logger: self.logger
+            )
+            let isClosed = self.state.withLock { state in
+                state.members.append(member)
+                return state.isClosed
+            }
+            if isClosed { await member.leave() }
+            return member
+        } catch {
+            throw RecordLogError(error, while: "join \(group)")
+        }
+    }
+
+    public func read(_ reference: Reference) async throws(RecordLogError) -> StoredRecord {
+        try reference.check(cluster: self.clusterID)
+        var parts: [StoredRecord] = []
+        for position in reference.positions {
+            guard position.partition.partition >= 0, position.partition.partition < self.partitionCount,
+                position.offset >= Offset(0),
+                let record = try await self.reader.read(position).get()
+            else {
+                throw RecordLogError(.notFound, isRetriable: false, reason: "No record at \(position).")
+            }
+            parts.append(record)
+        }
+        return try reference.assemble(parts)
+    }
+
+    public func scan(
+        _ partition: TopicPartition,
+        from offset: Offset,
+        recordCountMax: Int
+    ) async throws(RecordLogError) -> [StoredRecord] {
+        guard recordCountMax > 0, partition.partition >= 0, partition.partition < self.partitionCount else { return [] }
+        let from = max(offset, Offset(0))
+        return try await self.reader.scan(partition, from: from, countMax: recordCountMax).get()
+    }
+
+    public func bounds(_ partition: TopicPartition) async throws(RecordLogError) -> Range<Offset> {
+        guard partition.partition >= 0, partition.partition < self.partitionCount else { return Offset(0)..<Offset(0) }
+        let appends = self.appends
+        return try await self.ask("read the offsets of \(partition)") { () throws(KafkaError) in
+            guard let client = appends.client else { throw KafkaError(RD_KAFKA_RESP_ERR__DESTROY) }
+            do throws(KafkaError) {
+                return try client.bounds(partition, timeout: Self.callTimeout)
+            } catch {
+                guard error.is(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION) else {
+                    throw error
+                }
+                return Offset(0)..<Offset(0)
+            }
+        }
+    }
+
+    public func progress(
+        _ group: GroupID,
+        _ partition: TopicPartition
+    ) async throws(RecordLogError) -> Progress? {
+        let client = try self.groupClient(group)
+        let committed = try await self.ask("read the progress of \(group)") { () throws(KafkaError) in
+            try client.committed([partition], timeout: Self.callTimeout)
+        }
+        guard let first = committed.first, let offset = first.offset else { return nil }
+        return Progress(watermark: offset, metadata: first.metadata) ?? Progress(watermark: offset)
+    }
+
+    public func topics() async throws(RecordLogError) -> [Topic] {
+        let appends = self.appends
+        let names = self.names
+        return try await self.ask("read the topics") { () throws(KafkaError) in
+            guard let client = appends.client else { throw KafkaError(RD_KAFKA_RESP_ERR__DESTROY) }
+            return try client.metadata(timeout: Self.callTimeout).topics
+                .filter { $0.name.hasPrefix(names.prefix + ".") && $0.error == nil }
+                .map { names.topic(named: $0.name) }
+        }
+    }
+
+    /// Nothing: on Kafka records go when their retention is over, or when they are trimmed.
+    public func release(_ references: [Reference]) {}
+
+    public func close() async {
+        let members = self.state.withLock { state in
+            state.isClosed = true
+            state.groupClients = [:]
+            return exchange(&state.members, with: [])
+        }
+        await self.appends.close()
+        for member in members { await member.leave() }
+        self.reader.close()
+        await self.watching.stop()
+        await self.asking.stop()
+    }
+
+    // MARK: Private
+
+    /// Runs a call that blocks on a thread of the log's own.
+    private func ask<Value: Sendable>(
+        _ action: String,
+        _ body: @escaping @Sendable () throws(KafkaError) -> Value
+    ) async throws(RecordLogError) -> Value {
+        let result: Result<Value, RecordLogError> = await withCheckedContinuation { continuation in
+            let isTaken = self.asking.submit { _ in
+                do throws(KafkaError) {
+                    continuation.resume(returning: .success(try body()))
+                } catch {
+                    continuation.resume(returning: .failure(RecordLogError(error, while: action)))
+                }
+            }
+            if !isTaken {
+                continuation.resume(returning: .failure(RecordLogError(.closed, isRetriable: false)))
+            }
+        }
+        return try result.get()
+    }
+
+    /// A consumer that is no member, to read what a group committed.
+    private func groupClient(_ group: GroupID) throws(RecordLogError) -> KafkaClient {
+        do throws(KafkaError) {
+            if let client = self.state.withLock({ $0.groupClients[group] }) { return client }
+            let name = self.names.name(of: Topic(group.name))
+            let client = try KafkaClient(
+                .consumer,
+                settings: self.configuration.consuming(group: name),
+                names: self.names
+            )
+            self.state.withLock { $0.groupClients[group] = client }
+            return client
+        } catch {
+            throw RecordLogError(error, while: "read the progress of \(group)")
+        }
+    }
+
+    /// Looks whether mail could be accepted: some broker answers, and every partition has a leader and enough replicas.
+    private func watch() {
+        guard let client = self.appends.client else { return }
+        var problem: String?
+        do throws(KafkaError) {
+            let metadata = try client.metadata(timeout: 2_000)
+            self.appends.areBrokersDown = false
+            let accepted = self.names.name(of: .accepted)
+            for topic in metadata.topics where topic.name == accepted {
+                for partition in topic.partitions {
+                    if partition.leader < 0 {
+                        problem = "\(topic.name)/\(partition.id) has no leader"
+                    } else if partition.inSync.count < self.inSyncMin {
+                        problem =
+                            "\(topic.name)/\(partition.id) has \(partition.inSync.count) replicas in sync, "
+                            + "fewer than \(self.inSyncMin)"
+                    }
+                }
+            }
+        } catch {
+            problem = "the brokers do not answer: \(error)"
+        }
+        let old = self.state.withLock { exchange(&$0.problem, with: problem) }
+        guard old != problem else { return }
+        if let problem {
+            self.logger.error("Kafka cannot take mail", metadata: ["reason": "\(problem)"])
+        } else {
+            self.logger.info("Kafka takes mail again")
+        }
+    }
+}

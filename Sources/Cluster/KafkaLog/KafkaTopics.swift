@@ -1,0 +1,112 @@
+import CRdKafka
+public import ClusterLog
+public import Logging
+
+/// Makes, checks and describes the topics of a cluster: `posthorn topics`.
+///
+/// Its calls block, for up to some seconds: not for an event loop.
+public struct KafkaTopics: Sendable {
+    private static let timeout: Int32 = 30_000
+
+    private let client: KafkaClient
+    private let isTestCluster: Bool
+
+    /// - Throws: `configuration` for settings that librdkafka does not take.
+    public init(configuration: KafkaConfiguration, logger: Logger) throws(RecordLogError) {
+        do throws(KafkaError) {
+            let names = TopicNames(prefix: configuration.prefix)
+            self.client = try KafkaClient(.producer, settings: configuration.appending, names: names)
+        } catch {
+            throw RecordLogError(.configuration, isRetriable: false, reason: error.text)
+        }
+        self.isTestCluster = configuration.isTestCluster
+    }
+
+    init(client: KafkaClient, isTestCluster: Bool) {
+        self.client = client
+        self.isTestCluster = isTestCluster
+    }
+
+    /// Makes the topics of the plan that do not exist. What exists is left as it is; ``verify(_:)`` judges it.
+    ///
+    /// - Returns: the topics that were made.
+    public func apply(_ plan: TopicPlan) throws(RecordLogError) -> [Topic] {
+        let existing = try self.existing(withSettings: false)
+        let missing = plan.entries.filter { existing[$0.topic] == nil }
+        guard !missing.isEmpty else { return [] }
+        let new = missing.map { entry in
+            NewTopic(
+                name: self.client.names.name(of: entry.topic),
+                partitionCount: plan.partitionCount,
+                replicationFactor: plan.replicationFactor,
+                settings: plan.settings(of: entry)
+            )
+        }
+        let failures = try self.asking("create topics") { () throws(KafkaError) in
+            try self.client.createTopics(new, timeout: Self.timeout)
+        }
+        if let (name, error) = failures.min(by: { $0.key < $1.key }) {
+            let reason =
+                error.is(RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR)
+                ? "\(name): \(error). The cluster has fewer brokers than kafka.replication asks for."
+                : "\(name): \(error)"
+            throw RecordLogError(.configuration, isRetriable: false, reason: reason)
+        }
+        return missing.map { $0.topic }
+    }
+
+    /// What is wrong with the cluster's topics; see ``TopicPlan/verify(_:deferred:)``.
+    public func verify(_ plan: TopicPlan) throws(RecordLogError) -> [TopicPlan.Finding] {
+        let existing = try self.existing(withSettings: !self.isTestCluster)
+        let planned = Set(plan.entries.map { $0.topic })
+        let deferred = existing.keys.filter { $0.deferredDelay != nil && !planned.contains($0) }
+        return plan.verify(existing, deferred: deferred)
+    }
+
+    /// The topics of this cluster, by name.
+    public func describe() throws(RecordLogError) -> [Topic: TopicPlan.Existing] {
+        try self.existing(withSettings: !self.isTestCluster)
+    }
+
+    /// Deletes topics and all that is in them. For tests, which make their own.
+    public func delete(_ topics: [Topic]) throws(RecordLogError) {
+        let names = topics.map { self.client.names.name(of: $0) }
+        try self.asking("delete topics") { () throws(KafkaError) in
+            try self.client.deleteTopics(names, timeout: Self.timeout)
+        }
+    }
+
+    private func existing(withSettings: Bool) throws(RecordLogError) -> [Topic: TopicPlan.Existing] {
+        let metadata = try self.asking("read the topics") { () throws(KafkaError) in
+            try self.client.metadata(timeout: Self.timeout)
+        }
+        let prefix = self.client.names.prefix + "."
+        let topics = metadata.topics.filter { $0.name.hasPrefix(prefix) && $0.error == nil }
+        var settings: [String: [String: String]] = [:]
+        if withSettings, !topics.isEmpty {
+            settings = try self.asking("read the topics' settings") { () throws(KafkaError) in
+                try self.client.describeTopics(topics.map { $0.name }, timeout: Self.timeout)
+            }
+        }
+        var existing: [Topic: TopicPlan.Existing] = [:]
+        for topic in topics {
+            existing[self.client.names.topic(named: topic.name)] = TopicPlan.Existing(
+                partitionCount: topic.partitions.count,
+                replicationFactor: topic.partitions.map { $0.replicas.count }.min() ?? 0,
+                settings: settings[topic.name] ?? [:]
+            )
+        }
+        return existing
+    }
+
+    private func asking<Value>(
+        _ action: String,
+        _ body: () throws(KafkaError) -> Value
+    ) throws(RecordLogError) -> Value {
+        do throws(KafkaError) {
+            return try body()
+        } catch {
+            throw RecordLogError(error, while: action)
+        }
+    }
+}

@@ -1,0 +1,308 @@
+import ClusterLog
+import DequeModule
+
+/// What one member of a Kafka group owns and has read ahead. Sans-IO.
+///
+/// The consumer's thread feeds it what librdkafka says and performs its commands; the member's caller takes events out.
+/// Reading ahead is bounded by octets: a partition above its share is paused in librdkafka, which then drops what it
+/// had fetched. The caller's own pause stops only the handing out, so that it costs no second fetch.
+struct MemberState {
+    /// What the consumer's thread does with librdkafka.
+    enum Command: Equatable {
+        case pause([TopicPartition])
+        case resume([TopicPartition])
+        case unassign([TopicPartition])
+        case seek(TopicPartition, Offset)
+    }
+
+    /// What a call to `next()` does.
+    enum Decision {
+        case deliver(GroupEvent)
+        case wait
+        case end
+    }
+
+    private enum Ownership {
+        /// The event waits for the caller; a step now would be about an assignment before. Next: `owned`, `revoking`.
+        case assigned
+        /// Next: `revoking`.
+        case owned
+        /// The revocation waits for the caller. Next: `revoked`.
+        case revoking
+        /// The caller was told: its next call gives the partition up. Next: `releasing`.
+        case revoked
+        /// Given up as soon as no step is in flight for all that are revoked together.
+        case releasing
+    }
+
+    private struct Cursor {
+        var epoch: Int
+        var progress: Progress
+        /// The next offset that was not seen yet.
+        var next: Offset
+        var ownership = Ownership.assigned
+        var isPaused = false
+        /// Paused in librdkafka, since the buffer is full.
+        var isThrottled = false
+        /// A seek is on its way: what arrives until it is done is from before.
+        var isSeeking = false
+        var buffer: Deque<StoredRecord> = []
+        var bufferSize = 0
+        var stepsInFlight = 0
+    }
+
+    private struct Event {
+        var event: GroupEvent
+        var epoch: Int
+    }
+
+    static let batchCountMax = 256
+
+    private let readAheadSize: Int
+    private var cursors: [TopicPartition: Cursor] = [:]
+    private var order: [TopicPartition] = []
+    private var turn = 0
+    private var events: Deque<Event> = []
+    /// Partitions that are given up together: librdkafka goes on with the rebalance after one call for all of them.
+    private var revocation: [TopicPartition] = []
+    private var commands: [Command] = []
+    private var epoch = 0
+    private(set) var stepsInFlight = 0
+    private(set) var isLeaving = false
+
+    init(readAheadSize: Int) {
+        self.readAheadSize = readAheadSize
+    }
+
+    var owned: [TopicPartition] { self.order }
+
+    // MARK: What librdkafka says
+
+    mutating func assigned(_ assignments: [Assignment]) {
+        if assignments.isEmpty { return }
+        self.epoch += 1
+        for assignment in assignments {
+            self.cursors[assignment.partition] = Cursor(
+                epoch: self.epoch,
+                progress: assignment.progress,
+                next: assignment.progress.watermark
+            )
+            self.order.removeAll { $0 == assignment.partition }
+            self.order.append(assignment.partition)
+        }
+        self.events.append(Event(event: .assigned(assignments), epoch: self.epoch))
+    }
+
+    /// They go to another member once the caller was told, has called again, and its steps have ended.
+    mutating func revoked(_ partitions: [TopicPartition]) {
+        let partitions = partitions.filter { self.cursors[$0] != nil }
+        // Nothing of ours to wait for, but librdkafka waits for the call.
+        if partitions.isEmpty { return self.commands.append(.unassign([])) }
+        self.revocation += partitions
+        for partition in partitions {
+            self.cursors[partition]?.ownership = .revoking
+            self.cursors[partition]?.buffer = []
+            self.cursors[partition]?.bufferSize = 0
+        }
+        self.epoch += 1
+        self.events.append(Event(event: .revoked(partitions), epoch: self.epoch))
+    }
+
+    /// They are another member's already.
+    mutating func lost(_ partitions: [TopicPartition]) {
+        let gone = Set(partitions)
+        for partition in partitions { self.cursors[partition] = nil }
+        self.order.removeAll { gone.contains($0) }
+        self.revocation.removeAll { gone.contains($0) }
+        self.epoch += 1
+        self.events.append(Event(event: .lost(partitions), epoch: self.epoch))
+        self.commands.append(.unassign(partitions))
+    }
+
+    mutating func received(_ record: StoredRecord) {
+        let partition = record.position.partition
+        guard var cursor = self.cursors[partition], !cursor.isSeeking, record.position.offset >= cursor.next else {
+            return
+        }
+        switch cursor.ownership {
+        case .assigned, .owned: break
+        case .revoking, .revoked, .releasing: return
+        }
+        self.cursors[partition] = nil
+        cursor.next = record.position.offset.advanced(by: 1)
+        if !cursor.progress.isDone(record.position.offset) {
+            cursor.buffer.append(record)
+            cursor.bufferSize += record.size
+            if cursor.bufferSize > self.share, !cursor.isThrottled {
+                cursor.isThrottled = true
+                self.commands.append(.pause([partition]))
+            }
+        }
+        self.cursors[partition] = cursor
+    }
+
+    /// The log begins after the offset that was to be read: goes on where it begins.
+    mutating func truncated(_ partition: TopicPartition, found: Offset) {
+        guard let cursor = self.cursors[partition], cursor.next < found else { return }
+        self.epoch += 1
+        self.events.append(
+            Event(event: .truncated(partition, expected: cursor.next, found: found), epoch: self.epoch)
+        )
+        self.seek(partition, to: found)
+    }
+
+    mutating func seekEnded(_ partition: TopicPartition) {
+        self.cursors[partition]?.isSeeking = false
+    }
+
+    mutating func takeCommands() -> [Command] {
+        exchange(&self.commands, with: [])
+    }
+
+    var hasCommands: Bool { !self.commands.isEmpty }
+
+    /// Where a partition is read next; `nil` when it is not owned.
+    func nextOffset(_ partition: TopicPartition) -> Offset? { self.cursors[partition]?.next }
+
+    // MARK: What the caller does
+
+    mutating func next() -> Decision {
+        self.acknowledge()
+        guard !self.isLeaving else { return .end }
+        if let event = self.events.popFirst() {
+            self.deliver(event)
+            return .deliver(event.event)
+        }
+        for step in 0..<self.order.count {
+            let index = (self.turn + step) % self.order.count
+            let partition = self.order[index]
+            guard let records = self.take(partition) else { continue }
+            self.turn = (index + 1) % self.order.count
+            return .deliver(.records(partition, records))
+        }
+        return .wait
+    }
+
+    private mutating func take(_ partition: TopicPartition) -> [StoredRecord]? {
+        guard var cursor = self.cursors[partition], !cursor.isPaused, !cursor.buffer.isEmpty,
+            case .owned = cursor.ownership
+        else { return nil }
+        self.cursors[partition] = nil
+        let count = min(cursor.buffer.count, Self.batchCountMax)
+        let records = Array(cursor.buffer.prefix(count))
+        cursor.buffer.removeFirst(count)
+        cursor.bufferSize = cursor.buffer.isEmpty ? 0 : cursor.bufferSize - records.reduce(0) { $0 + $1.size }
+        if cursor.isThrottled, cursor.bufferSize <= self.share / 2 {
+            cursor.isThrottled = false
+            self.commands.append(.resume([partition]))
+        }
+        self.cursors[partition] = cursor
+        return records
+    }
+
+    mutating func setPaused(_ partitions: [TopicPartition], _ isPaused: Bool) {
+        for partition in partitions { self.cursors[partition]?.isPaused = isPaused }
+    }
+
+    mutating func seek(_ partition: TopicPartition, to offset: Offset) {
+        guard self.cursors[partition] != nil else { return }
+        self.cursors[partition]?.buffer = []
+        self.cursors[partition]?.bufferSize = 0
+        self.cursors[partition]?.next = offset
+        self.cursors[partition]?.isSeeking = true
+        self.commands.append(.seek(partition, offset))
+        if self.cursors[partition]?.isThrottled == true {
+            self.cursors[partition]?.isThrottled = false
+            self.commands.append(.resume([partition]))
+        }
+    }
+
+    /// Whether every one of them is the caller's now, as the caller knows it.
+    func mayStep(_ partitions: some Sequence<TopicPartition>) -> Bool {
+        partitions.allSatisfy { partition in
+            switch self.cursors[partition]?.ownership {
+            case .owned, .revoking, .revoked: true
+            case .releasing: (self.cursors[partition]?.stepsInFlight ?? 0) > 0
+            case .assigned, nil: false
+            }
+        }
+    }
+
+    /// - Returns: whether the step may be written; then ``endStep(_:isCommitted:)`` follows.
+    mutating func beginStep(_ progress: [TopicPartition: Progress]) -> Bool {
+        guard !self.isLeaving else { return false }
+        for partition in progress.keys {
+            switch self.cursors[partition]?.ownership {
+            case .owned, .revoking, .revoked: break
+            case .assigned, .releasing, nil: return false
+            }
+        }
+        for partition in progress.keys { self.cursors[partition]?.stepsInFlight += 1 }
+        self.stepsInFlight += 1
+        return true
+    }
+
+    mutating func endStep(_ progress: [TopicPartition: Progress], isCommitted: Bool) {
+        self.stepsInFlight -= 1
+        for (partition, value) in progress {
+            guard let cursor = self.cursors[partition] else { continue }
+            self.cursors[partition]?.stepsInFlight = max(0, cursor.stepsInFlight - 1)
+            if isCommitted { self.cursors[partition]?.progress = value }
+        }
+        self.releaseIdle()
+    }
+
+    /// No more events and no new steps.
+    mutating func beginLeaving() {
+        self.isLeaving = true
+        self.events = []
+    }
+
+    // MARK: Private
+
+    /// Octets that one partition may hold.
+    private var share: Int { max(64 << 10, self.readAheadSize / max(1, self.order.count)) }
+
+    private mutating func deliver(_ event: Event) {
+        switch event.event {
+        case .assigned(let assignments):
+            for assignment in assignments where self.cursors[assignment.partition]?.epoch == event.epoch {
+                if case .assigned = self.cursors[assignment.partition]?.ownership {
+                    self.cursors[assignment.partition]?.ownership = .owned
+                }
+            }
+        case .revoked(let partitions):
+            for partition in partitions {
+                if case .revoking = self.cursors[partition]?.ownership {
+                    self.cursors[partition]?.ownership = .revoked
+                }
+            }
+        case .lost, .records, .truncated:
+            break
+        }
+    }
+
+    /// A call says that what the last one returned was dealt with.
+    private mutating func acknowledge() {
+        for partition in self.revocation {
+            if case .revoked = self.cursors[partition]?.ownership { self.cursors[partition]?.ownership = .releasing }
+        }
+        self.releaseIdle()
+    }
+
+    private mutating func releaseIdle() {
+        guard !self.revocation.isEmpty else { return }
+        let isIdle = self.revocation.allSatisfy { partition in
+            guard let cursor = self.cursors[partition] else { return true }
+            if case .releasing = cursor.ownership { return cursor.stepsInFlight == 0 }
+            return false
+        }
+        guard isIdle else { return }
+        let gone = Set(self.revocation)
+        for partition in gone { self.cursors[partition] = nil }
+        self.order.removeAll { gone.contains($0) }
+        self.turn = 0
+        self.commands.append(.unassign(self.revocation))
+        self.revocation = []
+    }
+}

@@ -1,0 +1,120 @@
+// The second half of the wrapper: librdkafka's admin API. Everything that is made here is destroyed here.
+import CRdKafka
+import ClusterLog
+
+/// A topic that is to be made.
+struct NewTopic {
+    var name: String
+    var partitionCount: Int
+    var replicationFactor: Int
+    var settings: [(name: String, value: String)]
+}
+
+extension KafkaClient {
+    /// Makes topics that are not there yet. Blocks.
+    ///
+    /// - Returns: what went wrong, by topic name; a topic that exists already is no error.
+    func createTopics(_ topics: [NewTopic], timeout: Int32) throws(KafkaError) -> [String: KafkaError] {
+        var text = [CChar](repeating: 0, count: 512)
+        var handles: [OpaquePointer?] = []
+        defer { for case let handle? in handles { rd_kafka_NewTopic_destroy(handle) } }
+        var failures: [String: KafkaError] = [:]
+        for topic in topics {
+            let handle = rd_kafka_NewTopic_new(
+                topic.name,
+                Int32(truncatingIfNeeded: topic.partitionCount),
+                Int32(truncatingIfNeeded: topic.replicationFactor),
+                &text,
+                text.count
+            )
+            guard let handle else { throw KafkaError(RD_KAFKA_RESP_ERR__INVALID_ARG, topic.name) }
+            for (name, value) in topic.settings { _ = rd_kafka_NewTopic_set_config(handle, name, value) }
+            handles.append(handle)
+        }
+        try self.administer(timeout: timeout) { client, queue in
+            // The call copies what it needs.
+            rd_kafka_CreateTopics(client, &handles, handles.count, nil, queue)
+        } result: { event throws(KafkaError) in
+            var count = 0
+            guard let result = rd_kafka_event_CreateTopics_result(event),
+                let results = rd_kafka_CreateTopics_result_topics(result, &count)
+            else { throw KafkaError(RD_KAFKA_RESP_ERR__FAIL) }
+            for index in 0..<count {
+                let code = rd_kafka_topic_result_error(results[index])
+                guard code != RD_KAFKA_RESP_ERR_NO_ERROR, code != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS else {
+                    continue
+                }
+                let name = String(cString: rd_kafka_topic_result_name(results[index]))
+                let reason = rd_kafka_topic_result_error_string(results[index]).map { String(cString: $0) } ?? ""
+                failures[name] = KafkaError(code, reason)
+            }
+        }
+        return failures
+    }
+
+    func deleteTopics(_ names: [String], timeout: Int32) throws(KafkaError) {
+        var handles: [OpaquePointer?] = names.map { rd_kafka_DeleteTopic_new($0) }
+        defer { for case let handle? in handles { rd_kafka_DeleteTopic_destroy(handle) } }
+        try self.administer(timeout: timeout) { client, queue in
+            rd_kafka_DeleteTopics(client, &handles, handles.count, nil, queue)
+        } result: { (_: OpaquePointer) throws(KafkaError) in
+        }
+    }
+
+    /// The settings of topics, as they are in force. Blocks.
+    func describeTopics(_ names: [String], timeout: Int32) throws(KafkaError) -> [String: [String: String]] {
+        try self.describe(names, RD_KAFKA_RESOURCE_TOPIC, timeout: timeout)
+    }
+
+    func describeBroker(_ id: Int32, timeout: Int32) throws(KafkaError) -> [String: String] {
+        try self.describe(["\(id)"], RD_KAFKA_RESOURCE_BROKER, timeout: timeout)["\(id)"] ?? [:]
+    }
+
+    private func describe(
+        _ names: [String],
+        _ type: rd_kafka_ResourceType_t,
+        timeout: Int32
+    ) throws(KafkaError) -> [String: [String: String]] {
+        var handles: [OpaquePointer?] = names.map { rd_kafka_ConfigResource_new(type, $0) }
+        defer { for case let handle? in handles { rd_kafka_ConfigResource_destroy(handle) } }
+        return try self.administer(timeout: timeout) { client, queue in
+            rd_kafka_DescribeConfigs(client, &handles, handles.count, nil, queue)
+        } result: { event throws(KafkaError) in
+            var count = 0
+            guard let result = rd_kafka_event_DescribeConfigs_result(event),
+                let resources = rd_kafka_DescribeConfigs_result_resources(result, &count)
+            else { throw KafkaError(RD_KAFKA_RESP_ERR__FAIL) }
+            var described: [String: [String: String]] = [:]
+            for index in 0..<count {
+                guard let resource = resources[index] else { continue }
+                let code = rd_kafka_ConfigResource_error(resource)
+                guard code == RD_KAFKA_RESP_ERR_NO_ERROR else { throw KafkaError(code) }
+                var entryCount = 0
+                let entries = rd_kafka_ConfigResource_configs(resource, &entryCount)
+                var settings: [String: String] = [:]
+                for index in 0..<entryCount {
+                    guard let entry = entries?[index], let value = rd_kafka_ConfigEntry_value(entry) else { continue }
+                    settings[String(cString: rd_kafka_ConfigEntry_name(entry))] = String(cString: value)
+                }
+                described[String(cString: rd_kafka_ConfigResource_name(resource))] = settings
+            }
+            return described
+        }
+    }
+
+    /// Forgets the records below these offsets. Blocks.
+    func deleteRecords(below offsets: [TopicPartition: Offset], timeout: Int32) throws(KafkaError) {
+        guard let list = rd_kafka_topic_partition_list_new(Int32(truncatingIfNeeded: offsets.count)) else { return }
+        defer { rd_kafka_topic_partition_list_destroy(list) }
+        for (partition, offset) in offsets {
+            let name = self.names.name(of: partition.topic)
+            rd_kafka_topic_partition_list_add(list, name, partition.partition)?.pointee.offset = offset.rawValue
+        }
+        var handles: [OpaquePointer?] = [rd_kafka_DeleteRecords_new(list)]
+        defer { for case let handle? in handles { rd_kafka_DeleteRecords_destroy(handle) } }
+        try self.administer(timeout: timeout) { client, queue in
+            rd_kafka_DeleteRecords(client, &handles, handles.count, nil, queue)
+        } result: { (_: OpaquePointer) throws(KafkaError) in
+        }
+    }
+}
