@@ -20,6 +20,8 @@ struct AdminResponder: HTTPResponder {
     let metrics: MetricsRegistry
     let readiness: Readiness
     let queue: (any QueueAdministration)?
+    let tracing: (any MessageTracing)?
+    let index: (any QueueViews & MessageTracing)?
     let token: [UInt8]?
 
     func respond(to request: Request, context: Context) async throws -> Response {
@@ -64,12 +66,38 @@ struct AdminResponder: HTTPResponder {
         case "queue":
             try self.authorize(request)
             return try await self.queueRoute(Array(path.dropFirst()), request)
+        case "trace" where path.count == 1:
+            try self.authorize(request)
+            try Self.require(.get, request)
+            guard let tracing = self.tracing else {
+                throw Refusal(status: .notFound, text: "this node cannot trace; ask one that runs the metrics role")
+            }
+            return try Self.json(try await tracing.trace(try Self.traceQuery(request)))
+        case "index":
+            try self.authorize(request)
+            return try await self.indexRoute(Array(path.dropFirst()), request)
         default:
             throw Refusal(
                 status: .notFound,
-                text: "no such path; there are /metrics, /health/live, /health/ready and /queue/..."
+                text: "no such path; there are /metrics, /health/live, /health/ready, /trace and /queue/..."
             )
         }
+    }
+
+    /// What this node alone knows: the metrics nodes of a cluster ask each other.
+    private func indexRoute(_ path: [Substring], _ request: Request) async throws -> Response {
+        guard let index = self.index else {
+            throw Refusal(status: .notFound, text: "this node has no index; ask one that runs the metrics role")
+        }
+        try Self.require(.get, request)
+        if path.count == 1, path[0] == "trace" {
+            return try Self.json(try await index.trace(try Self.traceQuery(request)))
+        }
+        if let response = try await Self.view(of: index, path, request) { return response }
+        throw Refusal(
+            status: .notFound,
+            text: "no such path; there are GET /index/summary, /index/messages, /index/messages/{id} and /index/trace"
+        )
     }
 
     private struct Health: Encodable {
@@ -90,6 +118,21 @@ struct AdminResponder: HTTPResponder {
             let predicate = try await Self.predicate(request)
             return try Self.json(try await queue.perform(command, on: predicate))
         }
+        if let response = try await Self.view(of: queue, path, request) { return response }
+        let commands = AdminAPI.Command.allCases.map(\.rawValue).joined(separator: ", ")
+        throw Refusal(
+            status: .notFound,
+            text: "no such path; there are GET /queue/summary, /queue/messages, /queue/messages/{id}, "
+                + "and POST /queue/{command} with one of \(commands)"
+        )
+    }
+
+    /// - Returns: `nil` when the path names no view.
+    private static func view(
+        of queue: any QueueViews,
+        _ path: [Substring],
+        _ request: Request
+    ) async throws -> Response? {
         switch path.first {
         case "summary" where path.count == 1:
             try Self.require(.get, request)
@@ -108,13 +151,33 @@ struct AdminResponder: HTTPResponder {
             }
             return try Self.json(message)
         default:
-            let commands = AdminAPI.Command.allCases.map(\.rawValue).joined(separator: ", ")
-            throw Refusal(
-                status: .notFound,
-                text: "no such path; there are GET /queue/summary, /queue/messages, /queue/messages/{id}, "
-                    + "and POST /queue/{command} with one of \(commands)"
-            )
+            return nil
         }
+    }
+
+    private static func traceQuery(_ request: Request) throws -> TraceQuery {
+        var subjects: [TraceQuery.Subject] = []
+        var limit = TraceQuery.limitDefault
+        for (name, value) in request.uri.queryParameters {
+            switch name {
+            case "message": subjects.append(.message(String(value)))
+            case "address": subjects.append(.address(String(value)))
+            case "limit":
+                guard let given = Int(value), (1...TraceQuery.limitMax).contains(given) else {
+                    throw Refusal(status: .badRequest, text: "limit must be a number from 1 to \(TraceQuery.limitMax)")
+                }
+                limit = given
+            default:
+                throw Refusal(
+                    status: .badRequest,
+                    text: "unknown parameter \(name.prefix(40)); there are message, address and limit"
+                )
+            }
+        }
+        guard let subject = subjects.first, subjects.count == 1 else {
+            throw Refusal(status: .badRequest, text: "say what to trace: either a message or an address")
+        }
+        return TraceQuery(subject, limit: limit)
     }
 
     private static func query(_ request: Request) throws -> QueueQuery {

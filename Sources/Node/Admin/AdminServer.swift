@@ -8,7 +8,7 @@ public import ServiceLifecycle
 ///
 /// - `GET /metrics`: Prometheus text. `GET /health/live`: 200 while the process answers. `GET /health/ready`: 200, or
 ///   503 with the reasons. These need no token: they tell nothing about mail.
-/// - `/queue/...`: the queue, behind the token when there is one.
+/// - `/queue/...`, `/trace` and `/index/...`: the queue, behind the token when there is one.
 ///
 /// Bounded: connections, request bodies, headers, and how long a connection may be idle.
 public struct AdminServer: Service {
@@ -24,7 +24,9 @@ public struct AdminServer: Service {
     /// - Parameters:
     ///   - address: where to listen; port 0 lets the system choose.
     ///   - token: what callers of the queue API must present as a bearer token; `nil` asks for none.
-    ///   - queue: `nil` on a node without the delivery role.
+    ///   - queue: `nil` on a node that knows no queue.
+    ///   - tracing: `nil` on a node that cannot tell what became of messages.
+    ///   - index: what this node alone knows, for the other nodes of a cluster; `nil` without the metrics role.
     ///   - onListening: called once requests are taken, with the port (`nil` for a Unix socket).
     public init(
         address: Endpoint,
@@ -32,6 +34,8 @@ public struct AdminServer: Service {
         metrics: MetricsRegistry,
         readiness: Readiness,
         queue: (any QueueAdministration)?,
+        tracing: (any MessageTracing)? = nil,
+        index: (any QueueViews & MessageTracing)? = nil,
         logger: Logger,
         onListening: @escaping @Sendable (Int?) async -> Void = { _ in }
     ) {
@@ -40,6 +44,8 @@ public struct AdminServer: Service {
             metrics: metrics,
             readiness: readiness,
             queue: queue,
+            tracing: tracing,
+            index: index,
             token: token.map { Array($0.utf8) }
         )
         self.logger = logger

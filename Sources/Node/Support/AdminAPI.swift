@@ -4,6 +4,10 @@
 /// - `GET /queue/messages?site=&domain=&sender=&limit=` answers ``QueueList``.
 /// - `GET /queue/messages/{id}` answers ``QueuedMessage``, or 404.
 /// - `POST /queue/flush`, `hold`, `release`, `remove` with a ``QueuePredicate`` answer ``QueueCommandResult``.
+/// - `GET /trace?message=&address=&limit=` answers ``Trace``.
+///
+/// In a cluster any node with the metrics role answers for all of them; `GET /index/...` with the paths `summary`,
+/// `messages`, `messages/{id}` and `trace` answers for that node alone.
 ///
 /// Errors answer ``Failure`` with a 4xx or 5xx status. Where the node has a token, requests carry it as
 /// `Authorization: Bearer`.
@@ -46,6 +50,8 @@ public enum AdminAPI {
             public var suspendedUntil: Instant?
             /// The last reply that was not a success.
             public var lastError: String?
+            /// When the first of its waiting recipients is tried again.
+            public var nextDue: Instant?
 
             public init(
                 site: String,
@@ -56,7 +62,8 @@ public enum AdminAPI {
                 connections: Int = 0,
                 connectionMax: Int = 0,
                 suspendedUntil: Instant? = nil,
-                lastError: String? = nil
+                lastError: String? = nil,
+                nextDue: Instant? = nil
             ) {
                 self.site = site
                 self.active = active
@@ -67,6 +74,18 @@ public enum AdminAPI {
                 self.connectionMax = connectionMax
                 self.suspendedUntil = suspendedUntil
                 self.lastError = lastError
+                self.nextDue = nextDue
+            }
+        }
+
+        /// Records of a topic that delivery is not done with.
+        public struct Backlog: Codable, Hashable, Sendable {
+            public var topic: String
+            public var records: Int
+
+            public init(topic: String, records: Int) {
+                self.topic = topic
+                self.records = records
             }
         }
 
@@ -76,6 +95,15 @@ public enum AdminAPI {
         public var oldest: Instant?
         /// Those with mail, the fullest first.
         public var sites: [Site]
+        /// When the first waiting recipient is tried again.
+        public var nextDue: Instant?
+        /// Accepted records without a first attempt or decision: nothing is known of them but their number. Of a
+        /// cluster only.
+        public var notAttempted: Int?
+        /// What waits in each retry tier, tried or parked. Of a cluster only.
+        public var tiers: [Backlog]?
+        /// What the answer lacks, for people: nodes that did not answer, partitions still being read.
+        public var missing: [String]?
 
         public init(messages: Int, recipients: Int, octets: Int, oldest: Instant? = nil, sites: [Site]) {
             self.messages = messages
@@ -90,6 +118,8 @@ public enum AdminAPI {
         public var messages: [QueuedMessage]
         /// More matched than `limit` lets through.
         public var isTruncated: Bool
+        /// See ``QueueSummary/missing``.
+        public var missing: [String]?
 
         public init(messages: [QueuedMessage], isTruncated: Bool = false) {
             self.messages = messages
@@ -138,6 +168,8 @@ public enum AdminAPI {
         public var expires: Instant?
         /// Those without a final state.
         public var recipients: [Recipient]
+        /// See ``QueueSummary/missing``.
+        public var missing: [String]?
 
         public init(
             id: String,

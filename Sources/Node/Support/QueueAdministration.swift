@@ -1,7 +1,8 @@
-/// What the admin listener asks of whoever has the queue: the delivery role.
+/// What the admin listener asks of whoever knows the queue: the delivery role on one machine, the metrics role in a
+/// cluster.
 ///
 /// Safe from any thread. Answers are views of a moment; every list is bounded by its query.
-public protocol QueueAdministration: Sendable {
+public protocol QueueViews: Sendable {
     func summary() async throws(QueueAdministrationError) -> AdminAPI.QueueSummary
 
     func messages(_ query: QueueQuery) async throws(QueueAdministrationError) -> AdminAPI.QueueList
@@ -9,7 +10,10 @@ public protocol QueueAdministration: Sendable {
     /// - Parameter id: 26 characters; see `MessageID`.
     /// - Returns: `nil` when the queue has no such message.
     func message(_ id: String) async throws(QueueAdministrationError) -> AdminAPI.QueuedMessage?
+}
 
+/// Views of the queue and commands on it.
+public protocol QueueAdministration: QueueViews {
     /// - Parameter predicate: never empty.
     func perform(
         _ command: AdminAPI.Command,

@@ -11,7 +11,7 @@ struct ExpositionText {
         self.text += labels.isEmpty ? "\(name) \(value)\n" : "\(name){\(labels)} \(value)\n"
     }
 
-    mutating func writeHistogram(_ name: String, _ labels: String, _ histogram: Histogram) {
+    mutating func writeHistogram(_ name: String, _ labels: String, _ histogram: HistogramReading) {
         let prefix = labels.isEmpty ? "" : labels + ","
         let counts = histogram.cumulativeCounts
         for (bound, count) in zip(histogram.bounds, counts) {

@@ -23,6 +23,8 @@ public final class MetricsRegistry: Sendable {
         case gauge(Gauge)
         case histogram(Histogram)
         case callback(@Sendable () -> Double)
+        case collection(@Sendable () -> [MetricSample])
+        case histogramReading(@Sendable () -> HistogramReading)
     }
 
     private struct Family {
@@ -82,6 +84,22 @@ public final class MetricsRegistry: Sendable {
         self.insert(.callback(reading), kind: .counter, name: name, help: help, labels: Self.text(of: labels))
     }
 
+    /// Counts kept elsewhere, whose label sets come and go: all of the name's samples, read when metrics are. Beyond
+    /// ``seriesCountMax`` samples are left out and counted as refused.
+    public func counters(_ name: String, help: String, reading: @escaping @Sendable () -> [MetricSample]) {
+        self.insert(.collection(reading), kind: .counter, name: name, help: help, labels: "")
+    }
+
+    /// Values kept elsewhere; see ``counters(_:help:reading:)``.
+    public func gauges(_ name: String, help: String, reading: @escaping @Sendable () -> [MetricSample]) {
+        self.insert(.collection(reading), kind: .gauge, name: name, help: help, labels: "")
+    }
+
+    /// A histogram kept elsewhere, read when metrics are; see ``gauge(_:help:labels:reading:)``.
+    public func histogram(_ name: String, help: String, reading: @escaping @Sendable () -> HistogramReading) {
+        self.insert(.histogramReading(reading), kind: .histogram, name: name, help: help, labels: "")
+    }
+
     /// How long things took; its name ends in `_seconds`.
     ///
     /// - Parameter buckets: upper bounds in seconds, ascending; the bucket without a bound is added.
@@ -110,11 +128,21 @@ public final class MetricsRegistry: Sendable {
                 case .counter(let counter): text.writeSample(name, labels, "\(counter.value)")
                 case .gauge(let gauge): text.writeSample(name, labels, "\(gauge.value)")
                 case .callback(let reading): text.writeSample(name, labels, ExpositionText.number(reading()))
-                case .histogram(let histogram): text.writeHistogram(name, labels, histogram)
+                case .histogram(let histogram): text.writeHistogram(name, labels, HistogramReading(histogram))
+                case .histogramReading(let reading): text.writeHistogram(name, labels, reading())
+                case .collection(let reading): self.write(reading(), name: name, to: &text)
                 }
             }
         }
         return text.text
+    }
+
+    private func write(_ samples: [MetricSample], name: String, to text: inout ExpositionText) {
+        self.refused.increment(by: samples.count - Self.seriesCountMax)
+        let lines = samples.prefix(Self.seriesCountMax).map { (labels: Self.text(of: $0.labels), value: $0.value) }
+        for line in lines.sorted(by: { $0.labels < $1.labels }) {
+            text.writeSample(name, line.labels, ExpositionText.number(line.value))
+        }
     }
 
     private func findOrInsert(
