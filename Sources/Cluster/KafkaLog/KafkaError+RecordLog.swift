@@ -37,6 +37,12 @@ extension RecordLogError {
         case RD_KAFKA_RESP_ERR__TRANSPORT, RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, RD_KAFKA_RESP_ERR__RESOLVE,
             RD_KAFKA_RESP_ERR__TIMED_OUT, RD_KAFKA_RESP_ERR__WAIT_COORD:
             self.init(.unavailable, isRetriable: true, reason: reason)
+        case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE, RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+            self.init(
+                .configuration,
+                isRetriable: false,
+                reason: reason + "; these brokers do not take this request: they are a mock, or older than Kafka 2.5"
+            )
         case RD_KAFKA_RESP_ERR__DESTROY:
             self.init(.closed, isRetriable: false, reason: reason)
         default:

@@ -119,6 +119,7 @@ public final class KafkaLog: RecordLog {
     // MARK: RecordLog
 
     public var valueSizeMax: Int { self.configuration.valueSizeMax }
+    public var preferredInlineSizeMax: Int { 256 << 10 }
 
     public var condition: LogCondition {
         let (problem, isClosed) = self.state.withLock { ($0.problem, $0.isClosed) }

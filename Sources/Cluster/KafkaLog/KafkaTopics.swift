@@ -27,6 +27,9 @@ public struct KafkaTopics: Sendable {
         self.isTestCluster = isTestCluster
     }
 
+    /// What the cluster calls a topic of the plan: with its own prefix.
+    public func name(of topic: Topic) -> String { self.client.names.name(of: topic) }
+
     /// Makes the topics of the plan that do not exist. What exists is left as it is; ``verify(_:)`` judges it.
     ///
     /// - Returns: the topics that were made.

@@ -31,16 +31,36 @@ public struct TopicPlan: Sendable {
             public static func < (left: Self, right: Self) -> Bool { left.rawValue < right.rawValue }
         }
 
+        /// A setting of a topic, by Kafka's name.
+        public struct Setting: Hashable, Sendable {
+            public var name: String
+            public var value: String
+
+            public init(_ name: String, _ value: String) {
+                self.name = name
+                self.value = value
+            }
+        }
+
         public var severity: Severity
         public var topic: String
         public var problem: String
         public var remedy: String
+        /// The setting that mends it, when one does.
+        public var setting: Setting?
 
-        public init(_ severity: Severity, _ topic: String, _ problem: String, remedy: String) {
+        public init(
+            _ severity: Severity,
+            _ topic: String,
+            _ problem: String,
+            remedy: String,
+            setting: Setting? = nil
+        ) {
             self.severity = severity
             self.topic = topic
             self.problem = problem
             self.remedy = remedy
+            self.setting = setting
         }
 
         public var description: String { "\(self.topic): \(self.problem). \(self.remedy)." }
@@ -168,36 +188,24 @@ public struct TopicPlan: Sendable {
 
     private func verifySettings(_ entry: Entry, _ found: Existing) -> [Finding] {
         guard !found.settings.isEmpty else { return [] }
-        var findings: [Finding] = []
-        func add(_ severity: Finding.Severity, _ problem: String, _ remedy: String) {
-            findings.append(Finding(severity, entry.topic.name, problem, remedy: remedy))
+        var findings = self.verifyReplicas(entry, found)
+        /// The remedy begins with setting what is wanted; `more` adds a reason or another way.
+        func add(
+            _ severity: Finding.Severity,
+            _ problem: String,
+            set name: String,
+            to value: String,
+            _ more: String = ""
+        ) {
+            let remedy = "Set \(name) to \(value)\(more)"
+            findings.append(
+                Finding(severity, entry.topic.name, problem, remedy: remedy, setting: .init(name, value))
+            )
         }
         func number(_ name: String) -> Int64? { found.settings[name].flatMap { Int64($0) } }
 
-        let wanted = min(self.inSyncMin, self.replicationFactor)
-        if let value = number("min.insync.replicas"), value < wanted {
-            add(
-                .error,
-                "min.insync.replicas is \(value): a 250 could rest on one broker",
-                "Set min.insync.replicas to \(wanted)"
-            )
-        }
-        if let value = number("min.insync.replicas"), found.replicationFactor > 1, value >= found.replicationFactor {
-            add(
-                .warning,
-                "min.insync.replicas is \(value) of \(found.replicationFactor): no broker may fail",
-                "Set it to \(found.replicationFactor - 1)"
-            )
-        }
-        if found.settings["unclean.leader.election.enable"] == "true" {
-            add(
-                .error,
-                "unclean.leader.election.enable is true: acknowledged mail can be lost",
-                "Set it to false"
-            )
-        }
         if let policy = found.settings["cleanup.policy"], policy != entry.cleanup.rawValue {
-            add(.error, "cleanup.policy is \(policy)", "Set it to \(entry.cleanup.rawValue)")
+            add(.error, "cleanup.policy is \(policy)", set: "cleanup.policy", to: entry.cleanup.rawValue)
         }
         if entry.cleanup == .delete, let value = number("retention.ms"), value >= 0 {
             let wanted = entry.retention ?? Int64.max
@@ -206,27 +214,76 @@ public struct TopicPlan: Sendable {
                 add(
                     isMail ? .error : .warning,
                     "retention.ms is \(value), shorter than \(entry.retention.map { "\($0)" } ?? "for ever")",
-                    isMail
-                        ? "Mail would be deleted while it is still tried: set it to \(entry.retention ?? -1)"
-                        : "Set it to \(entry.retention ?? -1)"
+                    set: "retention.ms",
+                    to: "\(entry.retention ?? -1)",
+                    isMail ? ": mail would be deleted while it is still tried" : ""
                 )
             }
         }
         if entry.sizeMax == nil, entry.cleanup == .delete, let value = number("retention.bytes"), value >= 0 {
-            add(.error, "retention.bytes is \(value): mail would be deleted when there is much of it", "Set it to -1")
+            add(
+                .error,
+                "retention.bytes is \(value): mail would be deleted when there is much of it",
+                set: "retention.bytes",
+                to: "-1"
+            )
         }
         if let value = number("max.message.bytes"), value < self.recordSizeMax {
             add(
                 .error,
                 "max.message.bytes is \(value), and records have up to \(self.recordSizeMax) octets",
-                "Raise it, or lower kafka.value-size"
+                set: "max.message.bytes",
+                to: "\(self.recordSizeMax)",
+                " or more, or lower kafka.value-size"
             )
         }
         if let type = found.settings["message.timestamp.type"], type != "LogAppendTime" {
             add(
                 .error,
                 "message.timestamp.type is \(type): delays would follow the nodes' clocks",
-                "Set it to LogAppendTime"
+                set: "message.timestamp.type",
+                to: "LogAppendTime"
+            )
+        }
+        return findings
+    }
+
+    /// What a 250 rests on: how many brokers have the mail, and who may become leader (G1).
+    private func verifyReplicas(_ entry: Entry, _ found: Existing) -> [Finding] {
+        var findings: [Finding] = []
+        func add(_ severity: Finding.Severity, _ problem: String, set name: String, to value: String) {
+            findings.append(
+                Finding(
+                    severity,
+                    entry.topic.name,
+                    problem,
+                    remedy: "Set \(name) to \(value)",
+                    setting: .init(name, value)
+                )
+            )
+        }
+        let name = "min.insync.replicas"
+        let wanted = min(self.inSyncMin, self.replicationFactor)
+        if let value = found.settings[name].flatMap({ Int($0) }) {
+            if value < wanted {
+                let brokers = value <= 1 ? "one broker" : "\(value) brokers"
+                add(.error, "\(name) is \(value): a 250 could rest on \(brokers)", set: name, to: "\(wanted)")
+            }
+            if found.replicationFactor > 1, value >= found.replicationFactor {
+                add(
+                    .warning,
+                    "\(name) is \(value) of \(found.replicationFactor): no broker may fail",
+                    set: name,
+                    to: "\(found.replicationFactor - 1)"
+                )
+            }
+        }
+        if found.settings["unclean.leader.election.enable"] == "true" {
+            add(
+                .error,
+                "unclean.leader.election.enable is true: acknowledged mail can be lost",
+                set: "unclean.leader.election.enable",
+                to: "false"
             )
         }
         return findings

@@ -16,6 +16,9 @@ public protocol RecordLog: Sendable {
     /// Octets that one record's value may have; what is larger goes to `content` in parts.
     var valueSizeMax: Int { get }
 
+    /// Octets of content above which a reference is better than a record of its own size.
+    var preferredInlineSizeMax: Int { get }
+
     /// What the log can do now, for readiness and for refusing mail before it is read.
     var condition: LogCondition { get }
 
@@ -63,6 +66,8 @@ public protocol RecordLog: Sendable {
 }
 
 extension RecordLog {
+    public var preferredInlineSizeMax: Int { .max }
+
     /// ``append(_:completion:)`` for callers that are tasks already.
     public func append(_ records: [Record]) async throws(RecordLogError) -> [Position] {
         let result: Result<[Position], RecordLogError> = await withCheckedContinuation { continuation in

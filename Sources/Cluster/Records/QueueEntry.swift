@@ -9,7 +9,7 @@ import SwiftProtobuf
 public struct QueueEntry: Hashable, Sendable {
     public static let headerName = "posthorn-envelope"
     /// The newest version of the envelope that this build writes.
-    public static let version: UInt32 = 1
+    public static let version: UInt32 = 2
     /// Octets an encoded entry may have (DESIGN §2).
     public static let sizeMax = 65_536
     /// Recipients a record may have (DESIGN §2).
@@ -140,7 +140,8 @@ extension QueueEntry {
 
     private var message: Posthorn_V1_Envelope {
         var message = Posthorn_V1_Envelope()
-        message.version = Self.version
+        // The oldest version that says all there is: what need not be new is read by every node during an upgrade.
+        message.version = self.content?.further.isEmpty == false ? 2 : 1
         message.messageIDHigh = self.envelope.messageID.high
         message.messageIDLow = self.envelope.messageID.low
         if let reversePath = self.envelope.reversePath {
@@ -218,10 +219,20 @@ extension Reference {
                 partition: TopicPartition(Topic(message.topic), message.partition),
                 offset: Offset(message.offset)
             ),
+            further: Self.offsets(message),
             messageID: message.messageID,
             size: Int(clamping: message.size),
             hash: message.hash.map { $0 }
         )
+    }
+
+    private static func offsets(_ message: Posthorn_V1_Reference) -> [Offset] {
+        var offset = message.offset
+        return message.further.map { distance in
+            // Whatever somebody wrote: an offset that is not there is not found.
+            offset = offset.addingReportingOverflow(Int64(clamping: distance)).partialValue
+            return Offset(offset)
+        }
     }
 }
 
@@ -235,5 +246,10 @@ extension Posthorn_V1_Reference {
         self.messageID = reference.messageID
         self.size = UInt64(clamping: reference.size)
         self.hash = Data(reference.hash)
+        var previous = reference.position.offset.rawValue
+        self.further = reference.further.map { offset in
+            defer { previous = offset.rawValue }
+            return UInt64(clamping: offset.rawValue - previous)
+        }
     }
 }

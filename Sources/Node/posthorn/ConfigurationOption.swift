@@ -15,9 +15,13 @@ struct ConfigurationOption: ParsableArguments {
     var config: String?
 
     /// Loads it; what is wrong goes to standard error, and the command ends with 78 (EX_CONFIG).
-    func load() throws -> NodeConfiguration {
+    ///
+    /// - Parameter overrides: environment variables in place of those there are.
+    func load(overriding overrides: [String: String] = [:]) throws -> NodeConfiguration {
+        var loader = ConfigurationLoader()
+        loader.environment.merge(overrides) { $1 }
         do {
-            return try ConfigurationLoader().load(path: self.config)
+            return try loader.load(path: self.config)
         } catch {
             StandardError.write(error.description)
             throw ExitCode(SystemExit.configuration)

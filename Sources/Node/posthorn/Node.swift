@@ -6,6 +6,7 @@ import Delivery
 import EmbeddedLog
 import Foundation
 import Ingress
+import KafkaLog
 import Logging
 import NIOCore
 import NIOPosix
@@ -16,7 +17,7 @@ import SMTP
 import ServiceLifecycle
 import UnixSignals
 
-/// A node: all roles in one process over the embedded log. The one place where the back end of the log is chosen.
+/// A node: its roles in one process, over the embedded log or over Kafka. The one place where the log is chosen.
 struct Node {
     let configuration: NodeConfiguration
 
@@ -35,7 +36,8 @@ struct Node {
         metrics.addProcessMetrics()
         let readiness = Readiness()
 
-        let log = try self.openLog(logger)
+        let log = try await self.openLog(logger)
+        let roles = self.configuration.roles
         let resolver = try self.makeResolver(logger)
         let credentials = try self.configuration.credentialsFile.map { path in try CredentialStore(path: path) }
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: System.coreCount)
@@ -74,20 +76,22 @@ struct Node {
         )
         var services: [any Service] = []
         if let address = self.configuration.admin.address {
-            let token = try self.configuration.admin.tokenFile.map(Self.firstLine)
+            let token = try self.configuration.admin.tokenFile.map { try firstLine(ofFile: $0) }
             services.append(
                 AdminServer(
                     address: address,
                     token: token,
                     metrics: metrics,
                     readiness: readiness,
-                    queue: delivery,
+                    queue: roles.contains(.delivery) ? delivery : nil,
                     logger: logger
                 )
             )
         }
         // Shut down from the last to the first, each awaited before the next.
-        services += [bounce, delivery, ingress]
+        if roles.contains(.bounce) { services.append(bounce) }
+        if roles.contains(.delivery) { services.append(delivery) }
+        if roles.contains(.ingress) { services.append(ingress) }
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: services,
@@ -121,7 +125,17 @@ struct Node {
 
     // MARK: Parts
 
-    private func openLog(_ logger: Logger) throws -> EmbeddedLog {
+    private func openLog(_ logger: Logger) async throws -> any RecordLog {
+        guard self.configuration.kafka.isUsed else { return try self.openEmbeddedLog(logger) }
+        return try await KafkaLog.open(
+            configuration: KafkaConfiguration(self.configuration),
+            plan: TopicPlan(self.configuration),
+            timeout: self.configuration.kafka.startTimeout,
+            logger: logger
+        )
+    }
+
+    private func openEmbeddedLog(_ logger: Logger) throws -> EmbeddedLog {
         let settings = self.configuration.log
         var log = EmbeddedLogConfiguration(directory: self.configuration.dataDirectory + "/log")
         log.partitionCount = settings.partitionCount
@@ -187,12 +201,7 @@ struct Node {
 
     private func readPasswords() throws -> [String: String] {
         let files = self.configuration.routes.compactMap { $0.authentication?.passwordFile }
-        return try Dictionary(uniqueKeysWithValues: Set(files).map { ($0, try Self.firstLine(of: $0)) })
-    }
-
-    private static func firstLine(of path: String) throws -> String {
-        let text = try String(contentsOfFile: path, encoding: .utf8)
-        return text.split(whereSeparator: \.isNewline).first.map(String.init) ?? ""
+        return try Dictionary(uniqueKeysWithValues: Set(files).map { ($0, try firstLine(ofFile: $0)) })
     }
 
     private func makeLogHandler(_ label: String) -> any LogHandler {

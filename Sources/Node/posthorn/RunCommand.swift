@@ -1,4 +1,5 @@
 import ArgumentParser
+import NodeSupport
 
 struct RunCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -13,7 +14,20 @@ struct RunCommand: AsyncParsableCommand {
 
     @OptionGroup var options: ConfigurationOption
 
+    @Option(
+        name: .customLong("role"),
+        help: ArgumentHelp(
+            "What this node does: ingress, delivery, bounce or metrics. Repeat it for several.",
+            discussion:
+                "In place of `roles` in the configuration; all of them when neither says. Needs kafka.bootstrap."
+        )
+    )
+    var roles: [NodeConfiguration.Role] = []
+
     func run() async throws {
-        try await Node(configuration: self.options.load()).run()
+        let overrides = self.roles.isEmpty ? [:] : ["POSTHORN_ROLES": self.roles.map(\.rawValue).joined(separator: ",")]
+        try await Node(configuration: self.options.load(overriding: overrides)).run()
     }
 }
+
+extension NodeConfiguration.Role: ExpressibleByArgument {}

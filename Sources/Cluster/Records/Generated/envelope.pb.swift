@@ -246,6 +246,9 @@ nonisolated struct Posthorn_V1_Reference: Sendable {
 
   var hash: Data = Data()
 
+  /// Version 2. The offsets of the records after the first, each as the distance to the one before.
+  var further: [UInt64] = []
+
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
   init() {}
@@ -561,7 +564,7 @@ nonisolated extension Posthorn_V1_Origin: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension Posthorn_V1_Reference: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".Reference"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{1}topic\0\u{1}partition\0\u{1}offset\0\u{3}message_id\0\u{1}size\0\u{1}hash\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}cluster_id\0\u{1}topic\0\u{1}partition\0\u{1}offset\0\u{3}message_id\0\u{1}size\0\u{1}hash\0\u{1}further\0")
 
   mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -576,6 +579,7 @@ nonisolated extension Posthorn_V1_Reference: SwiftProtobuf.Message, SwiftProtobu
       case 5: try { try decoder.decodeSingularStringField(value: &self.messageID) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.size) }()
       case 7: try { try decoder.decodeSingularBytesField(value: &self.hash) }()
+      case 8: try { try decoder.decodeRepeatedUInt64Field(value: &self.further) }()
       default: break
       }
     }
@@ -603,6 +607,9 @@ nonisolated extension Posthorn_V1_Reference: SwiftProtobuf.Message, SwiftProtobu
     if !self.hash.isEmpty {
       try visitor.visitSingularBytesField(value: self.hash, fieldNumber: 7)
     }
+    if !self.further.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.further, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -614,6 +621,7 @@ nonisolated extension Posthorn_V1_Reference: SwiftProtobuf.Message, SwiftProtobu
     if lhs.messageID != rhs.messageID {return false}
     if lhs.size != rhs.size {return false}
     if lhs.hash != rhs.hash {return false}
+    if lhs.further != rhs.further {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -20,7 +20,10 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var retry = Retry()
     public var delivery = Delivery()
     public var dns = DNSSettings()
+    /// What this node does; everything on the embedded log.
+    public var roles: Set<Role> = Set(Role.allCases)
     public var log = LogSettings()
+    public var kafka = Kafka()
     public var admin = AdminSettings()
     public var logging = LoggingSettings()
 

@@ -15,6 +15,7 @@ struct ConfigurationChecks {
         self.checkRoutes()
         self.checkFiles()
         self.checkAdmin()
+        self.checkCluster()
     }
 
     // MARK: - Relaying
@@ -316,6 +317,10 @@ struct ConfigurationChecks {
         self.check(self.configuration.delivery.trustedCertificatesFile, "delivery.trusted-certificates")
         self.check(self.configuration.dns.trustAnchorFile, "dns.trust-anchor")
         self.check(self.configuration.admin.tokenFile, "admin.token-file")
+        self.check(self.configuration.kafka.passwordFile, "kafka.password-file")
+        self.check(self.configuration.kafka.authoritiesFile, "kafka.authorities")
+        self.check(self.configuration.kafka.certificateFile, "kafka.certificate")
+        self.check(self.configuration.kafka.keyFile, "kafka.key")
         if self.reading.isGiven("dns.resolv-conf") {
             self.check(self.configuration.dns.resolvConf, "dns.resolv-conf")
         }

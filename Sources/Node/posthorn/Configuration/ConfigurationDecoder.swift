@@ -24,7 +24,11 @@ struct ConfigurationDecoder {
         section.section("retry") { self.decode($0, into: &result.retry) }
         section.section("delivery") { self.decode($0, into: &result.delivery) }
         section.section("dns") { self.decode($0, into: &result.dns) }
+        var roles = NodeConfiguration.Role.allCases
+        section.read("roles", asListOf: .choice, into: &roles)
+        result.roles = Set(roles)
         section.section("log") { self.decode($0, into: &result.log) }
+        section.section("kafka") { self.decode($0, into: &result.kafka) }
         section.section("admin") { self.decode($0, into: &result.admin) }
         section.section("logging") { self.decode($0, into: &result.logging) }
         section.finish()
@@ -221,6 +225,27 @@ struct ConfigurationDecoder {
             as: .duration(.seconds(3600) ... .seconds(3650 * 86400)),
             into: &log.outcomeRetention
         )
+    }
+
+    private func decode(_ section: ConfigurationSection, into kafka: inout NodeConfiguration.Kafka) {
+        section.read("bootstrap", as: .text, into: &kafka.bootstrap)
+        section.read("prefix", as: .listenerName, into: &kafka.prefix)
+        section.read("partitions", as: .count(1...1024), into: &kafka.partitionCount)
+        section.read("replication", as: .count(1...16), into: &kafka.replicationFactor)
+        section.read("in-sync-min", as: .count(1...16), into: &kafka.inSyncMin)
+        section.read("security", as: .choice, into: &kafka.security)
+        section.read("mechanism", as: .choice, into: &kafka.mechanism)
+        section.read("username", as: .text, into: &kafka.username)
+        section.read("password", as: .text, into: &kafka.password)
+        section.read("password-file", as: self.path, into: &kafka.passwordFile)
+        section.read("authorities", as: self.path, into: &kafka.authoritiesFile)
+        section.read("certificate", as: self.path, into: &kafka.certificateFile)
+        section.read("key", as: self.path, into: &kafka.keyFile)
+        section.read("value-size", as: .size(65_536...900_000_000), into: &kafka.valueSizeMax)
+        section.read("settings", asListOf: .assignment, into: &kafka.settings)
+        section.read("start-timeout", as: .duration(), into: &kafka.startTimeout)
+        section.read("test-cluster", as: .boolean, into: &kafka.isTestCluster)
+        section.read("mock-cluster", as: .boolean, into: &kafka.isMockCluster)
     }
 
     private func decode(_ section: ConfigurationSection, into admin: inout NodeConfiguration.AdminSettings) {

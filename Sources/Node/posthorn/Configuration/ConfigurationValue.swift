@@ -14,6 +14,13 @@ extension ConfigurationValue where Value == String {
         Self(noun: "text", hint: "Write a word or a line.") { $0.isEmpty ? nil : $0 }
     }
 
+    static var assignment: Self {
+        Self(noun: "a setting and its value", hint: "Write it as “name=value”.") { text in
+            guard let equals = text.firstIndex(of: "="), equals != text.startIndex else { return nil }
+            return text
+        }
+    }
+
     static var hostname: Self {
         Self(noun: "a host name", hint: "Write the node's full name, like mail.example.com.") { text in
             Self.isDomain(text) ? text.lowercased() : nil
