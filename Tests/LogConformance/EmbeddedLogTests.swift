@@ -131,6 +131,50 @@ struct EmbeddedLogTests {
         }
     }
 
+    /// Method: a copy of the directory is what a process that ends at that moment leaves.
+    @Test("The WAL of a finished segment serves another one, and gives back nothing of its first use")
+    func recyclesWAL() async throws {
+        try await self.withLog(
+            { $0.segmentSize = 1 << 20 },
+            { log, configuration in
+                let copy = configuration.directory + ".copy"
+                let member = try await log.join(delivery, topics: accepted)
+                for round in 0..<6 {
+                    // Less each time: behind the last frame lie older ones.
+                    let count = 120 - round * 20
+                    let records = (0..<count).map { Record.numbered(round * 1_000 + $0, size: 4_000) }
+                    let first = try #require(try await log.append(records).first)
+                    defer { try? FileManager.default.removeItem(atPath: copy) }
+                    try FileManager.default.copyItem(atPath: configuration.directory, toPath: copy)
+                    var other = configuration
+                    other.directory = copy
+                    let found = try EmbeddedLog(configuration: other, logger: .quiet)
+                    let scanned = try await found.scan(first.partition, from: first.offset, recordCountMax: 999)
+                    #expect(scanned.compactMap { $0.number } == (0..<count).map { round * 1_000 + $0 })
+                    let end = first.offset.advanced(by: Int64(count))
+                    #expect(try await found.bounds(first.partition).upperBound == end)
+                    await found.close()
+
+                    #expect(try await member.take(count).count == count)
+                    try await member.step(Step(progress: [first.partition: Progress(watermark: end)]))
+                    let spares = try self.spares(configuration)
+                    #expect(spares.count == (round > 0 ? 1 : 0))
+                    await log.roll()
+                    #expect(try self.spares(configuration).isDisjoint(with: spares), "The new segment took it.")
+                    await log.maintain()
+                    // The reader lets go of the file first, then it is cleared.
+                    _ = try await log.scan(first.partition, from: Offset(0), recordCountMax: 1)
+                    await log.maintain()
+                }
+            }
+        )
+    }
+
+    private func spares(_ configuration: EmbeddedLogConfiguration) throws -> Set<String> {
+        let files = try FileManager.default.contentsOfDirectory(atPath: configuration.directory)
+        return Set(files.filter { $0.hasPrefix("spare-") })
+    }
+
     @Test("Content goes once it is released, or past its retention", arguments: [false, true])
     func freesContent(byTime: Bool) async throws {
         try await self.withLog(

@@ -41,6 +41,7 @@ final class ActiveSegment {
     let number: Int64
     let path: String
     private let connection: Connection
+    private let openedSize: Int64
     private let beginStatement: Statement
     private let commitStatement: Statement
     private let recordStatement: Statement
@@ -53,6 +54,8 @@ final class ActiveSegment {
         self.number = number
         self.path = path
         self.connection = try Connection(path: path, mode: .log)
+        self.openedSize =
+            LogDirectory.size(ofFile: path) + WriteAheadFile.filledSize(WriteAheadFile.path(of: path))
         self.beginStatement = try self.connection.prepare("BEGIN IMMEDIATE")
         self.commitStatement = try self.connection.prepare("COMMIT")
         self.recordStatement = try self.connection.prepare(
@@ -70,8 +73,24 @@ final class ActiveSegment {
         )
     }
 
+    /// Where the blocks of a new segment's WAL come from.
+    enum WALSource {
+        /// A cleared WAL, which is moved.
+        case spare(String)
+        case reserved(size: Int64)
+        /// It grows as it is written.
+        case none
+    }
+
     /// Makes a new segment and its snapshot, in one transaction.
-    static func create(number: Int64, path: String, snapshot: Snapshot, faults: FaultPlan) throws -> ActiveSegment {
+    static func create(
+        number: Int64,
+        path: String,
+        snapshot: Snapshot,
+        wal: WALSource,
+        faults: FaultPlan
+    ) throws -> ActiveSegment {
+        try Self.provide(wal, for: path)
         let connection = try Connection(path: path, mode: .log)
         do {
             try faults.reach(.rollBeforeSnapshot)
@@ -88,6 +107,20 @@ final class ActiveSegment {
         let segment = try ActiveSegment(number: number, path: path)
         try connection.close()
         return segment
+    }
+
+    /// Puts a WAL with blocks beside a database that is empty but says that it has one: SQLite would remove a WAL
+    /// beside a file without octets.
+    private static func provide(_ wal: WALSource, for path: String) throws {
+        if case .none = wal { return }
+        try Connection(path: path, mode: .log).close()
+        switch wal {
+        case .none: break
+        case .reserved(let size):
+            WriteAheadFile.reserve(WriteAheadFile.path(of: path), size: size)
+        case .spare(let spare):
+            try WriteAheadFile.move(spare, to: WriteAheadFile.path(of: path))
+        }
     }
 
     private static func write(_ snapshot: Snapshot, to connection: Connection) throws {
@@ -151,6 +184,13 @@ final class ActiveSegment {
     }
 
     // MARK: Transactions
+
+    /// Octets that are filled, the database and its WAL together.
+    var filledSize: Int64 {
+        let frameCount = self.connection.frameCount
+        return frameCount == 0
+            ? self.openedSize : Int64(Connection.pageSize) + WriteAheadFile.size(frameCount: frameCount)
+    }
 
     func begin() throws { try self.beginStatement.run() }
     func commit() throws { try self.commitStatement.run() }

@@ -32,6 +32,8 @@ final class Connection {
     private let handle: OpaquePointer
     private var statements: [Statement] = []
     private var isClosed = false
+    /// Set by SQLite after each commit.
+    private let walFrameCount = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
 
     init(path: String, mode: Mode) throws {
         var configuration = Configuration()
@@ -39,6 +41,7 @@ final class Connection {
         configuration.foreignKeysEnabled = false
         configuration.label = "posthorn.embedded-log"
         configuration.readonly = mode == .reader
+        self.walFrameCount.initialize(to: 0)
         configuration.prepareDatabase { database in
             switch mode {
             case .log:
@@ -66,10 +69,27 @@ final class Connection {
             // GRDB's own bookkeeping of transactions, which it expects to have begun itself.
             sqlite3_commit_hook(handle, nil, nil)
             sqlite3_rollback_hook(handle, nil, nil)
+            if mode == .log {
+                sqlite3_wal_hook(
+                    handle,
+                    { context, _, _, frameCount in
+                        context?.storeBytes(of: frameCount, as: Int32.self)
+                        return SQLITE_OK
+                    },
+                    self.walFrameCount
+                )
+            }
         } catch let error as DatabaseError {
             throw SQLiteError(code: error.extendedResultCode.rawValue, message: error.message ?? path)
         }
     }
+
+    deinit {
+        self.walFrameCount.deallocate()
+    }
+
+    /// Frames in the WAL after this connection's last commit; 0 before the first.
+    var frameCount: Int32 { self.walFrameCount.pointee }
 
     func prepare(_ sql: String) throws -> Statement {
         var pointer: OpaquePointer?

@@ -16,6 +16,8 @@ public struct EmbeddedLogConfiguration: Sendable {
     public var queueSizeMax = 64 << 20
     /// Octets that one transaction takes from the queue before it commits.
     public var commitSizeMax = 8 << 20
+    /// How long a step waits at most for an append to share its fsync.
+    public var stepDelayMax: Duration = .milliseconds(5)
     /// Octets of one record: key, headers and value. What a Kafka broker takes by default.
     public var recordSizeMax = 1 << 20
     /// Octets of disk that only steps and ``ClusterLog/Topic/content`` may use.

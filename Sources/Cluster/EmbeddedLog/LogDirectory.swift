@@ -61,12 +61,13 @@ struct LogDirectory: Sendable {
 
     /// Octets of a database with what SQLite keeps beside it.
     static func size(of path: String) -> Int64 {
-        var size: Int64 = 0
-        for suffix in ["", "-wal"] {
-            var info = stat()
-            if stat(path + suffix, &info) == 0 { size += Int64(info.st_size) }
-        }
-        return size
+        self.size(ofFile: path) + self.size(ofFile: WriteAheadFile.path(of: path))
+    }
+
+    /// Octets of one file; 0 when there is none.
+    static func size(ofFile path: String) -> Int64 {
+        var info = stat()
+        return stat(path, &info) == 0 ? Int64(info.st_size) : 0
     }
 
     /// Octets that this process may still use on the file system; `nil` when it cannot be told.

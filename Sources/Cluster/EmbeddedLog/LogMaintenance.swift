@@ -9,6 +9,7 @@ import Synchronization
 final class LogMaintenance {
     private let core: LogCore
     private var failureCount = 0
+    private var spareNumber = 0
 
     init(core: LogCore) {
         self.core = core
@@ -18,6 +19,7 @@ final class LogMaintenance {
         guard !self.core.state.withLock({ $0.isAbandoned }) else { return }
         do {
             self.lookAtSpace()
+            self.dropSpares()
             try self.moveHistory()
             try self.freeSegments()
             try self.compactSegments()
@@ -227,9 +229,63 @@ final class LogMaintenance {
 
     private func remove(_ paths: [String]) {
         for path in paths {
+            let spare = self.keepWAL(of: path)
             self.core.directory.remove(path)
-            self.core.reader.submit { $0.forget(path) }
+            self.core.reader.submit { [core = self.core] reader in
+                reader.forget(path)
+                guard let spare else { return }
+                // Nobody has the WAL open any more.
+                core.maintenance.submit { $0.clear(spare) }
+            }
         }
+    }
+
+    // MARK: Spare WALs
+
+    /// At most as many as are used up between two passes under load.
+    private static let spareCountMax = 3
+
+    /// Moves the WAL of a file that is about to be removed out of the way. `nil` when it is not wanted.
+    private func keepWAL(of path: String) -> String? {
+        let configuration = self.core.configuration
+        let wal = WriteAheadFile.path(of: path)
+        guard LogDirectory.size(ofFile: wal) >= configuration.segmentSize else { return nil }
+        let isWanted = self.core.state.withLock { state in
+            guard state.spareCount < Self.spareCountMax, state.condition == .writable,
+                LogState.canReserve(configuration, freeSize: state.freeSize, totalSize: state.totalSize)
+            else { return false }
+            state.spareCount += 1
+            return true
+        }
+        guard isWanted else { return nil }
+        self.spareNumber += 1
+        // By its name it goes at the next start.
+        let spare = self.core.directory.file("spare-\(self.spareNumber).wal.tmp")
+        if rename(wal, spare) == 0 { return spare }
+        self.core.state.withLock { $0.spareCount -= 1 }
+        return nil
+    }
+
+    private func clear(_ spare: String) {
+        do {
+            try WriteAheadFile.clear(spare)
+            self.core.state.withLock { $0.spares.append(spare) }
+        } catch {
+            self.core.logger.warning("A WAL could not be used again", metadata: ["error": "\(error)"])
+            unlink(spare)
+            self.core.state.withLock { $0.spareCount -= 1 }
+        }
+    }
+
+    /// Their space is needed.
+    private func dropSpares() {
+        let spares = self.core.state.withLock { state in
+            guard !LogState.canReserve(self.core.configuration, freeSize: state.freeSize, totalSize: state.totalSize)
+            else { return [String]() }
+            state.spareCount -= state.spares.count
+            return exchange(&state.spares, with: [])
+        }
+        for spare in spares { unlink(spare) }
     }
 
     /// Rewrites segments of which little is left, neighbours together, and checkpoints those that stay.

@@ -19,6 +19,14 @@ struct WriteItem: Sendable {
     var keys: [PartitionKey] = []
     var size = 0
     var completion: RecordLog.AppendCompletion?
+
+    /// Whether a client waits for it; a step does not, and shares the next append's fsync.
+    var isUrgent: Bool {
+        switch self.kind {
+        case .append, .refused, .roll: true
+        case .step, .starts, .release: false
+        }
+    }
 }
 
 /// What the log's threads and callers share, under one lock that is held for short, synchronous work only.
@@ -38,6 +46,10 @@ struct LogState {
     var activeSize: Int64 = 0
     var activeSince = ContinuousClock.now
     var released: [PartitionKey: OffsetRanges] = [:]
+    /// Cleared WALs of finished segments, for the next segments.
+    var spares: [String] = []
+    /// Spares, and those about to be.
+    var spareCount = 0
     /// Grows whenever the set of files changes.
     var fileEpoch = 0
 
@@ -158,6 +170,21 @@ struct LogState {
         } else {
             self.condition = .writable
         }
+    }
+
+    /// Whether there is so much space that a segment's may be taken beforehand.
+    static func canReserve(_ configuration: EmbeddedLogConfiguration, freeSize: Int64?, totalSize: Int64) -> Bool {
+        guard let freeSize else { return false }
+        let left = min(freeSize, (configuration.sizeMax ?? Int64.max) - totalSize)
+        return left - configuration.segmentSize > 2 * configuration.reserveSize
+    }
+
+    /// Where the next segment's WAL comes from.
+    mutating func takeWAL(_ configuration: EmbeddedLogConfiguration) -> ActiveSegment.WALSource {
+        guard Self.canReserve(configuration, freeSize: self.freeSize, totalSize: self.totalSize) else { return .none }
+        guard let spare = self.spares.popLast() else { return .reserved(size: configuration.segmentSize) }
+        self.spareCount -= 1
+        return .spare(spare)
     }
 
     /// Why records cannot be appended now; `nil` when they can.

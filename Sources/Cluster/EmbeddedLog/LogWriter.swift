@@ -43,29 +43,54 @@ final class LogWriter {
         self.close()
     }
 
+    /// What there is to do.
+    private enum Work {
+        case items([WriteItem])
+        /// Only work that may wait a little longer for an append to share its fsync.
+        case waiting(Duration)
+        case nothing
+        case end
+    }
+
     /// Waits for work; `nil` when there will be none.
     private func take() -> [WriteItem]? {
+        var waitingSince: ContinuousClock.Instant?
         while true {
-            let (items, isStopping) = self.core.state.withLock { state -> ([WriteItem], Bool) in
+            let work = self.core.state.withLock { state -> Work in
                 state.isWriterIdle = false
                 if state.queue.isEmpty {
                     state.isWriterIdle = !state.isStopping
-                    return ([], state.isStopping)
+                    return state.isStopping ? .end : .nothing
                 }
+                if !state.isStopping, !state.queue.contains(where: { $0.isUrgent }) {
+                    let now = ContinuousClock.now
+                    let since = waitingSince ?? now
+                    waitingSince = since
+                    let rest = self.core.configuration.stepDelayMax - (now - since)
+                    if rest > .zero {
+                        state.isWriterIdle = true
+                        return .waiting(rest)
+                    }
+                }
+                self.topics = state.topics
                 var count = 0
                 var size = 0
                 while count < state.queue.count, size < self.core.configuration.commitSizeMax {
                     size += state.queue[count].size
                     count += 1
                 }
+                if count == state.queue.count { return .items(exchange(&state.queue, with: [])) }
                 let items = Array(state.queue.prefix(count))
                 state.queue.removeFirst(count)
-                self.topics = state.topics
-                return (items, false)
+                return .items(items)
             }
-            if !items.isEmpty { return items }
-            if isStopping { return nil }
-            self.core.writerSemaphore.wait()
+            switch work {
+            case .items(let items): return items
+            case .end: return nil
+            case .nothing: self.core.writerSemaphore.wait()
+            case .waiting(let rest):
+                _ = self.core.writerSemaphore.wait(timeout: .now() + .nanoseconds(Int(rest / .nanoseconds(1))))
+            }
         }
     }
 
@@ -314,7 +339,7 @@ final class LogWriter {
     // MARK: Telling
 
     private func publish(_ outcomes: [Outcome]) {
-        let size = LogDirectory.size(of: self.core.activePath.withLock { $0 })
+        let size = self.segment?.filledSize
         let (wakeups, left) = self.core.state.withLock { state in
             var touched: [PartitionKey: TopicPartition] = [:]
             var left: [CheckedContinuation<Void, Never>] = []
@@ -338,7 +363,7 @@ final class LogWriter {
                 let first = start.isEmpty ? Offset(range.first) : start.lowerBound
                 state.groups.setBounds(partition, first..<Offset(range.end))
             }
-            state.activeSize = size
+            if let size { state.activeSize = size }
             state.updateCondition(self.core.configuration)
             return (state.takeWakeups(), left)
         }
@@ -388,7 +413,7 @@ final class LogWriter {
     /// Starts a new segment with a snapshot of everything that must be known, and seals the old one.
     private func roll() throws {
         let core = self.core
-        let (snapshot, old) = core.state.withLock { state in
+        let (snapshot, old, wal) = core.state.withLock { state in
             state.isRollRequested = false
             var snapshot = Snapshot()
             snapshot.topics = state.topics
@@ -400,7 +425,7 @@ final class LogWriter {
             snapshot.released = state.released
             snapshot.sealed = state.sealed.filter { $0.name.generation == 0 }.map { ($0.name, $0.file.ranges) }
             snapshot.sealed.append((SegmentName(number: state.activeNumber), state.activeRanges))
-            return (snapshot, (number: state.activeNumber, path: state.activePath))
+            return (snapshot, (number: state.activeNumber, path: state.activePath), state.takeWAL(core.configuration))
         }
         let number = old.number + 1
         let path = core.directory.file(SegmentName(number: number).file)
@@ -412,6 +437,7 @@ final class LogWriter {
                 number: number,
                 path: path,
                 snapshot: snapshot,
+                wal: wal,
                 faults: core.configuration.faults
             )
             try core.directory.sync()
@@ -435,7 +461,7 @@ final class LogWriter {
                 state.activeNumber = number
                 state.activePath = path
                 state.activeRanges = [:]
-                state.activeSize = LogDirectory.size(of: path)
+                state.activeSize = next.filledSize
                 state.activeSince = .now
                 state.fileEpoch += 1
             }

@@ -33,7 +33,6 @@ enum Recovery {
         state.activeNumber = number
         state.activePath = directory.file(SegmentName(number: number).file)
         state.activeRanges = found.own
-        state.activeSize = LogDirectory.size(of: state.activePath)
         state.released = snapshot.released
         state.freeSize = directory.freeSize()
         for topic in snapshot.topics {
@@ -56,8 +55,9 @@ enum Recovery {
                 state.groups.setStart(entry.group, partition, entry.progress.watermark)
             }
         }
-        state.updateCondition(configuration)
         let segment = try ActiveSegment(number: number, path: state.activePath)
+        state.activeSize = segment.filledSize
+        state.updateCondition(configuration)
         withExtendedLifetime(found.keeper) {}
         return Result(state: state, segment: segment, snapshot: snapshot)
     }
@@ -90,9 +90,19 @@ enum Recovery {
         }
         let path = directory.file(SegmentName(number: 1).file)
         let snapshot = Snapshot()
-        try ActiveSegment.create(number: 1, path: path, snapshot: snapshot, faults: configuration.faults).close()
+        let free = directory.freeSize()
+        let segment = try ActiveSegment.create(
+            number: 1,
+            path: path,
+            snapshot: snapshot,
+            wal: LogState.canReserve(configuration, freeSize: free, totalSize: 0)
+                ? .reserved(size: configuration.segmentSize) : .none,
+            faults: configuration.faults
+        )
+        let keeper = try Keeper(path: path)
+        try segment.close()
         try directory.sync()
-        return (Snapshot.Found(snapshot: snapshot, own: [:], keeper: try Keeper(path: path)), 1)
+        return (Snapshot.Found(snapshot: snapshot, own: [:], keeper: keeper), 1)
     }
 
     private static func sealed(
