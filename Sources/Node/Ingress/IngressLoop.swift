@@ -33,7 +33,8 @@ final class IngressLoop {
     }
 
     private struct Append {
-        let session: UInt64
+        /// Kept until it has been told, even when the client has gone.
+        let session: SessionHandler
         let startedAt: Int64
         /// What of the gate's budget is given back when it completes.
         let chargedCount: Int
@@ -54,7 +55,7 @@ final class IngressLoop {
     private var ticks: RepeatedTask?
     private(set) var isDraining = false
     private var whenEmpty: EventLoopPromise<Void>?
-    private var random = SystemRandomNumberGenerator()
+    private var random = MessageIDGenerator()
 
     /// On the event loop.
     init(eventLoop: any EventLoop, index: Int, shared: IngressShared) {
@@ -73,12 +74,7 @@ final class IngressLoop {
     var now: Int64 { self.shared.clock.monotonicNanoseconds }
 
     func makeMessageID(milliseconds: Int64) -> MessageID {
-        let low = self.random.next()
-        return MessageID(
-            milliseconds: milliseconds,
-            randomHigh: UInt16(truncatingIfNeeded: self.random.next()),
-            randomLow: low
-        )
+        self.random.next(milliseconds: milliseconds)
     }
 
     // MARK: Sessions
@@ -117,12 +113,32 @@ final class IngressLoop {
     // MARK: Appends
 
     /// Appends; the session hears of it through ``SessionHandler/appended(_:)``.
-    func append(_ records: [Record], session: UInt64, chargedCount: Int) {
+    ///
+    /// Content that is too large to ride along goes first. What names it follows when it is durable, and only then is
+    /// the message accepted: content that nothing names is nobody's mail.
+    func append(_ envelope: Envelope, content: ByteBuffer, session: SessionHandler, chargedCount: Int) {
         self.lastID += 1
         let id = self.lastID
         self.appends[id] = Append(session: session, startedAt: self.now, chargedCount: chargedCount)
         guard let mailbox = self.mailbox else { return }
-        self.shared.log.append(records) { mailbox.post(Completion(id: id, result: $0)) }
+        let log = self.shared.log
+        let post: RecordLog.AppendCompletion = { mailbox.post(Completion(id: id, result: $0)) }
+        guard content.readableBytes > log.inlineSizeMax else {
+            do throws(RecordLogError) {
+                log.append(try MessageRecords.make(envelope, content: content), completion: post)
+            } catch {
+                post(.failure(error))
+            }
+            return
+        }
+        log.appendContent(MessageRecords.content(envelope, content)) { result in
+            do throws(RecordLogError) {
+                let reference = try result.get()
+                log.append(try MessageRecords.make(envelope, reference: reference), completion: post)
+            } catch {
+                post(.failure(error))
+            }
+        }
     }
 
     private func completed(_ completions: [Completion]) {
@@ -136,7 +152,7 @@ final class IngressLoop {
             } else {
                 self.shared.metrics.appendDuration.observe(nanoseconds: duration)
             }
-            self.sessions[append.session]?.appended(completion.result, duration: duration)
+            append.session.appended(completion.result, duration: duration)
         }
         if hasFailure || self.shared.gate.logState != .open { self.updateGate() }
         self.resumePaused()

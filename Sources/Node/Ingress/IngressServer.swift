@@ -184,6 +184,11 @@ public final class IngressServer: Service {
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelOption(.allowRemoteHalfClosure, value: true)
+            // A small message in one read; more at a time for what is larger.
+            .childChannelOption(
+                .recvAllocator,
+                value: AdaptiveRecvByteBufferAllocator(minimum: 8_192, initial: 8_192, maximum: 65_536)
+            )
             .childChannelOption(
                 .writeBufferWaterMark,
                 value: .init(low: 16 * 1024, high: 64 * 1024)

@@ -61,19 +61,12 @@ extension SessionHandler {
             contentSize: content.readableBytes,
             origin: transaction.origin
         )
-        let records: [Record]
-        do {
-            records = try MessageRecords.make(envelope, content: content)
-        } catch {
-            intake.release(self.shared.gate)
-            return self.perform(self.session.publishFailed(Reply(error)))
-        }
         self.published = PublishedMessage(
             messageID: intake.messageID,
             transaction: transaction,
             size: content.readableBytes
         )
-        self.loop.append(records, session: self.id, chargedCount: intake.chargedCount)
+        self.loop.append(envelope, content: content, session: self, chargedCount: intake.chargedCount)
     }
 
     /// The log has answered.
@@ -82,12 +75,15 @@ extension SessionHandler {
         switch result {
         case .success:
             self.noteAccepted(message, duration: duration)
+            // The client has gone; the message is ours.
+            if case .closed = self.phase { return }
             self.proceed(self.session.published(as: message.messageID.description))
         case .failure(let error):
             self.shared.logger.warning(
                 "The log did not take a message",
                 metadata: [LogKeys.messageID: "\(message.messageID)", LogKeys.error: "\(error)"]
             )
+            if case .closed = self.phase { return }
             self.proceed(self.session.publishFailed(Reply(error)))
         }
     }

@@ -10,9 +10,9 @@ import SMTP
 /// One connection of a client: feeds a ``ServerSession`` with what the socket gives, and does what it says.
 ///
 /// Everything happens on the connection's event loop, and nothing per command leaves it. Replies are gathered and
-/// flushed once at the end of a read (RFC 2920 §3.2), always before waiting. While the session waits for the log or
-/// for a password check, while the client does not take its replies, or while the node's budget is used up, the
-/// socket is not read: TCP tells the client.
+/// flushed once at the end of a read (RFC 2920 §3.2), always before waiting. While the client does not take its replies,
+/// while the node's budget is used up, or while the session waits for the log or for a password check and the client
+/// has sent much ahead, the socket is not read: TCP tells the client.
 final class SessionHandler: ChannelDuplexHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundIn = ByteBuffer
@@ -32,6 +32,9 @@ final class SessionHandler: ChannelDuplexHandler {
 
     /// Replies gathered before some are written.
     private static let replyCountMax = 16 * 1024
+    /// Octets that a client may send ahead while its session waits. Most send nothing then, and to stop reading and begin
+    /// again would cost two system calls a message.
+    private static let aheadCountMax = 16 * 1024
 
     let role: ListenerRole
     let loop: IngressLoop
@@ -199,7 +202,9 @@ final class SessionHandler: ChannelDuplexHandler {
         case .starting, .proxyHeader, .handshaking, .closed: return true
         case .session: break
         }
-        guard !self.session.isWaiting, self.context?.channel.isWritable ?? false else { return false }
+        guard self.context?.channel.isWritable ?? false else { return false }
+        // The end of TLS ends both directions: it is not looked for while there is an answer to give.
+        if self.session.isWaiting { return !self.hasHandshaken && self.pending.readableBytes < Self.aheadCountMax }
         // Sessions that hold content are read on: only they can give room back.
         if self.shared.gate.isCrowded, self.intake == nil, !self.isPauseExcused {
             self.deadline = .max
