@@ -8,6 +8,9 @@ struct OutcomeConsumer {
     /// How long records are gathered before a step: outcomes of one message at several destinations meet in it.
     static let window: Duration = .milliseconds(100)
     static let recordCountMax = 1_000
+    /// The part of the window in which nothing is read, so that what comes meanwhile is read at once: each wait that ends
+    /// with a few records costs two tasks.
+    static let gatheringTime: Duration = .milliseconds(80)
 
     /// What the wait for the next event came to.
     private enum Wake: Sendable {
@@ -29,6 +32,8 @@ struct OutcomeConsumer {
     /// What the batch in hand covers.
     private var pending: [TopicPartition: Progress] = [:]
     private var pendingRecordCount = 0
+    /// The window's first part is over.
+    private var hasGathered = false
     private var windowStart: Int64 = 0
     private(set) var committedStepCount = 0
 
@@ -88,7 +93,10 @@ struct OutcomeConsumer {
     private mutating func received(_ records: [StoredRecord], of partition: TopicPartition) async throws(RecordLogError)
     {
         for record in records {
-            if self.pending.isEmpty { self.windowStart = self.clock.monotonicNanoseconds }
+            if self.pending.isEmpty {
+                self.windowStart = self.clock.monotonicNanoseconds
+                self.hasGathered = false
+            }
             self.batch.add(record)
             self.pending[partition] = Progress(watermark: record.position.offset.advanced(by: 1))
             self.pendingRecordCount += 1
@@ -146,8 +154,14 @@ struct OutcomeConsumer {
     }
 
     /// Waits for the next event, but no longer than the window while records wait for their step.
-    private func wait() async throws -> Wake {
+    private mutating func wait() async throws -> Wake {
         let member = self.member
+        if !self.pending.isEmpty, !self.hasGathered {
+            self.hasGathered = true
+            let time = min(Self.gatheringTime, self.windowRest)
+            // Cut short by shutdown or cancellation, which the wait below sees.
+            try? await cancelWhenGracefulShutdown { try await Task.sleep(for: time) }
+        }
         guard !self.pending.isEmpty else {
             // Only the wait is cancelled on graceful shutdown: the batch in hand is stepped.
             let event = try await cancelWhenGracefulShutdown { try await member.next() }

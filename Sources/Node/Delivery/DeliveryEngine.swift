@@ -34,6 +34,7 @@ public actor DeliveryEngine: Service {
     private static let drainDeadline: Duration = .seconds(5)
 
     private let loop: any EventLoop
+    private let taskExecutor: LoopTaskExecutor
     let log: any RecordLog
     private let routing: any MailRouting
     private let outboundConfiguration: OutboundConfiguration
@@ -64,6 +65,7 @@ public actor DeliveryEngine: Service {
         logger: Logger
     ) {
         self.loop = loop
+        self.taskExecutor = LoopTaskExecutor(loop)
         self.log = log
         self.routing = routing
         self.outboundConfiguration = outbound
@@ -106,10 +108,11 @@ public actor DeliveryEngine: Service {
     }
 
     private func consume(_ member: any GroupMember) async throws {
-        while true {
-            let event = try await cancelWhenGracefulShutdown { try await member.next() }
-            guard let event else { return }
-            self.handle(event)
+        try await withTaskExecutorPreference(self.taskExecutor) {
+            // Once for all events, since each costs two tasks.
+            try await cancelWhenGracefulShutdown {
+                while let event = try await member.next() { await self.handle(event) }
+            }
         }
     }
 
