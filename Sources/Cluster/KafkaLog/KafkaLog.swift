@@ -23,6 +23,8 @@ public final class KafkaLog: RecordLog {
 
     private static let watchInterval: Duration = .seconds(1)
     private static let callTimeout: Int32 = 5_000
+    /// Half seconds that findings get to vanish when a node starts.
+    private static let newTopicPatience = 10
 
     public let clusterID: ClusterID
     public var partitionCount: Int { self.configuration.partitionCount }
@@ -102,7 +104,14 @@ public final class KafkaLog: RecordLog {
         _ logger: Logger
     ) throws(RecordLogError) {
         let topics = KafkaTopics(client: client, isTestCluster: configuration.isTestCluster)
-        let findings = try topics.verify(plan)
+        var findings = try topics.verify(plan)
+        // Topics that were just made are not known to every broker at once.
+        var patience = Self.newTopicPatience
+        while !configuration.isTestCluster, findings.contains(where: { $0.severity == .error }), patience > 0 {
+            patience -= 1
+            OwnThread.pause(milliseconds: 500)
+            findings = try topics.verify(plan)
+        }
         for finding in findings {
             logger.log(
                 level: finding.severity == .error && !configuration.isTestCluster ? .error : .warning,

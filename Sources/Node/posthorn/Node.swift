@@ -43,37 +43,22 @@ struct Node {
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: System.coreCount)
         let deliveryLoop = MultiThreadedEventLoopGroup(numberOfThreads: 1)
 
-        let ingress = IngressServer(
-            configuration: self.configuration,
-            log: log,
-            credentials: credentials,
-            group: loops,
-            clock: clock,
-            metrics: metrics,
-            readiness: readiness,
-            logger: logger
-        )
-        let delivery = DeliveryEngine(
-            configuration: self.configuration,
-            log: log,
-            routing: MailRouter(
+        let delivery =
+            roles.contains(.delivery)
+            ? DeliveryEngine(
                 configuration: self.configuration,
-                passwords: try self.readPasswords(),
-                resolver: resolver
-            ),
-            outbound: try self.makeOutbound(),
-            on: deliveryLoop.next(),
-            clock: clock,
-            metrics: metrics,
-            logger: logger
-        )
-        let bounce = BounceService(
-            log: log,
-            settings: BounceSettings(self.configuration),
-            clock: clock,
-            metrics: metrics,
-            logger: logger
-        )
+                log: log,
+                routing: MailRouter(
+                    configuration: self.configuration,
+                    passwords: try self.readPasswords(),
+                    resolver: resolver
+                ),
+                outbound: try self.makeOutbound(),
+                on: deliveryLoop.next(),
+                clock: clock,
+                metrics: metrics,
+                logger: logger
+            ) : nil
         var services: [any Service] = []
         if let address = self.configuration.admin.address {
             let token = try self.configuration.admin.tokenFile.map { try firstLine(ofFile: $0) }
@@ -83,15 +68,35 @@ struct Node {
                     token: token,
                     metrics: metrics,
                     readiness: readiness,
-                    queue: roles.contains(.delivery) ? delivery : nil,
+                    queue: delivery,
                     logger: logger
                 )
             )
         }
         // Shut down from the last to the first, each awaited before the next.
-        if roles.contains(.bounce) { services.append(bounce) }
-        if roles.contains(.delivery) { services.append(delivery) }
-        if roles.contains(.ingress) { services.append(ingress) }
+        if roles.contains(.bounce) {
+            let settings = BounceSettings(self.configuration)
+            services.append(
+                BounceService(log: log, settings: settings, clock: clock, metrics: metrics, logger: logger)
+            )
+        }
+        if let delivery { services.append(delivery) }
+        if roles.contains(.ingress) {
+            services.append(
+                IngressServer(
+                    configuration: self.configuration,
+                    log: log,
+                    credentials: credentials,
+                    group: loops,
+                    clock: clock,
+                    metrics: metrics,
+                    readiness: readiness,
+                    logger: logger
+                )
+            )
+        } else {
+            services.append(LogReadiness(log: log, condition: readiness.condition("log")))
+        }
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: services,

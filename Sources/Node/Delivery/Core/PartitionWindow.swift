@@ -30,6 +30,22 @@ struct PartitionWindow: Sendable {
     /// Offsets between the watermark and the end, done or not: what a stuck head costs in memory.
     var span: Int { self.slots.count }
 
+    /// Whether the record at `offset` is still to be worked on: new, or left incomplete by an earlier owner.
+    func isOpen(_ offset: Offset) -> Bool {
+        guard offset < self.end else { return true }
+        return self.index(of: offset).map { !self.slots[$0].isDone } ?? false
+    }
+
+    /// What lies below `start` is gone from the log: nothing waits for it any more.
+    mutating func drop(below start: Offset) {
+        for index in self.slots.indices where self.slots[index].offset < start && !self.slots[index].isDone {
+            self.slots[index].isDone = true
+            self.openCount -= 1
+        }
+        self.end = max(self.end, start)
+        self.advanceWatermark()
+    }
+
     /// The record at `offset` is being worked on from now on.
     mutating func open(_ offset: Offset) {
         guard offset >= self.end else {

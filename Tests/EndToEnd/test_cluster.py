@@ -1,0 +1,214 @@
+"""The queue is Kafka: several nodes, any of which can die."""
+
+import collections
+import random
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from cluster import Cluster, Kafka, finals, settle
+from support import Client, SMTPFailure, wait_until
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory):
+    kafka = Kafka(tmp_path_factory.mktemp("kafka"))
+    yield kafka
+    kafka.discard()
+
+
+@pytest.fixture
+def make_cluster(tmp_path, kafka, at_end):
+    clusters = []
+
+    def make(**config):
+        cluster = Cluster(tmp_path / f"cluster{len(clusters)}", kafka, **config)
+        clusters.append(cluster)
+        at_end.callback(cluster.discard)
+        return cluster
+
+    yield make
+    for cluster in clusters:
+        print(cluster.describe())
+
+
+def routed(address, connections=8):
+    return {"routes": [{"match": "*", "via": f"smtp {address}", "limits": {"connections": connections}}]}
+
+
+class Load:
+    """Clients that spread messages with ids of their own over the ingress nodes."""
+
+    def __init__(self, nodes, count, client_count=8, pause=0.0):
+        self.nodes = nodes
+        self.lock = threading.Lock()
+        self.numbers = iter(range(count))
+        self.accepted = {}
+        self.unknown = set()
+        self.pause = pause
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(seed,), daemon=True) for seed in range(client_count)]
+        for thread in self.threads:
+            thread.start()
+
+    def join(self, timeout=180):
+        deadline = time.monotonic() + timeout
+        for thread in self.threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        assert not any(thread.is_alive() for thread in self.threads), "the load did not end"
+
+    def connect(self, choice):
+        while not self.stopped.is_set():
+            try:
+                client = Client(choice.choice(self.nodes).port, timeout=30)
+                if client.greeting.code == 220:
+                    return client
+            except (OSError, EOFError, SMTPFailure):
+                pass
+            self.stopped.wait(0.05)
+
+    def run(self, seed):
+        choice = random.Random(seed)
+        client = None
+        while not self.stopped.wait(self.pause):
+            with self.lock:
+                number = next(self.numbers, None)
+            if number is None:
+                return
+            identity = f"id-{number}"
+            content = f"X-Test-Id: {identity}\r\nSubject: {identity}\r\n\r\n".encode() + b"x" * (number % 990)
+            while not self.stopped.is_set():
+                client = client or self.connect(choice)
+                if client is None:
+                    return
+                try:
+                    message = client.send("a@sender.example", f"b{number}@d{number % 13}.example", content)
+                    with self.lock:
+                        self.accepted[identity] = message
+                    break
+                except SMTPFailure as failure:
+                    # Refused for now: nothing was taken, and the client comes again.
+                    client.socket.close()
+                    client = None
+                    if failure.reply.code >= 500:
+                        raise
+                    if failure.reply.code == 451:
+                        with self.lock:
+                            self.unknown.add(identity)
+                except (OSError, EOFError, socket.timeout):
+                    # Whether it was taken is not known; it is sent again, as a mail server would.
+                    with self.lock:
+                        self.unknown.add(identity)
+                    client = None
+
+
+def check(cluster, load, sink, report, what, bound):
+    """Every 250 has arrived and has its final outcome; prints and bounds the duplicates."""
+    wait_until(
+        lambda: set(load.accepted) <= {identity for identity, _ in sink.records()}, "all arrive", 120, interval=0.5
+    )
+    wanted = set(load.accepted.values())
+    wait_until(
+        lambda: wanted <= {message for message, _ in finals(cluster.outcomes())}, "all have a final outcome", 60, 1.0
+    )
+    count = finals(cluster.outcomes())
+    arrived = collections.Counter(identity for identity, _ in sink.records())
+    twice = {identity: number for identity, number in arrived.items() if number > 1}
+    # What the client sent twice, since it got no answer, is no duplicate of ours.
+    ours = sum(number - 1 for identity, number in twice.items() if identity not in load.unknown)
+    report(
+        f"{what}: {len(load.accepted)} accepted, all arrived; {ours} duplicates (bound {bound}), "
+        f"{sum(twice.values()) - len(twice) - ours} sent twice by clients that got no answer"
+    )
+    more = {key: number for key, number in count.items() if key[0] in wanted and number > 1}
+    if not cluster.kafka.is_mock:
+        assert not more, f"{len(more)} recipients have more than one final outcome"
+    assert ours <= bound
+    return count
+
+
+def test_mail_passes_through_nodes_of_one_role_each(make_cluster, make_sink, report):
+    """Ingress, delivery and bounce apart: what one accepts another delivers, and a bounce comes back."""
+    sink = make_sink("--fail-recipient", "bad@*=550 5.1.1 No such user")
+    cluster = make_cluster(**routed(sink.address)).start(ingress=1, delivery=2, bounce=1)
+    ingress = cluster.of("ingress")[0]
+    for number in range(50):
+        ingress.send("a@sender.example", f"b{number}@d{number}.example", b"X-Test-Id: n%d\r\n\r\nhello\r\n" % number)
+    ingress.send("a@sender.example", "bad@d1.example")
+    wait_until(lambda: len({i for i, _ in sink.records()}) >= 50, "all arrive", 60)
+    # 50 messages and the notification, which goes to the sender through the same sink.
+    wait_until(lambda: sum(finals(cluster.outcomes()).values()) >= 52, "all outcomes are there", 60, 1.0)
+    kinds = collections.Counter(each["kind"] for each in cluster.outcomes())
+    assert kinds["bounced"] == 1 and kinds["delivered"] == 51, kinds
+
+
+def test_large_content_goes_in_parts(make_cluster, make_server):
+    """5 MB through a log whose records take 1 MB; what waits is a reference of under 1 KB."""
+    is_busy = True
+
+    def script(phase, session):
+        return "451 4.3.0 Busy" if is_busy and phase == "rcpt" else None
+
+    server = make_server(script=script)
+    cluster = make_cluster(**routed(server.address)).start(ingress=1, delivery=1)
+    content = b"Subject: large\r\n\r\n" + b"".join(b"%072d\r\n" % number for number in range(70_000))
+    cluster.of("ingress")[0].send("a@sender.example", "b@rcpt.example", content)
+    wait_until(
+        lambda: sum(each["kind"] == "deferred" for each in cluster.outcomes()) >= 2, "two attempts", 60, 1.0
+    )
+    waiting = cluster.kafka.read(f"{cluster.prefix}.deferred.1s") + cluster.kafka.read(f"{cluster.prefix}.deferred.2s")
+    assert all(len(value) == 0 for value in waiting)
+    is_busy = False
+    deliveries = server.wait_for(1, timeout=60)
+    assert deliveries[0].body == content
+
+
+def test_any_node_may_die(make_cluster, make_sink, report, kafka, at_end):
+    """2 ingress, 3 delivery, 1 bounce under load; kill -9 and start again at random, one stopped for longer than its
+    session; the destination refuses a tenth for now."""
+    sink = make_sink("--tempfail", "rcpt=0.1")
+    cluster = make_cluster(**routed(sink.address)).start(ingress=2, delivery=3, bounce=1)
+    load = Load(cluster.of("ingress"), 1500, pause=0.05)
+    at_end.callback(load.stopped.set)
+    choice = random.Random(20261124)
+    kills = 0
+    stopped = cluster.of("delivery")[0]
+    stopped.process.child.send_signal(signal.SIGSTOP)
+    settle(9)
+    stopped.process.child.send_signal(signal.SIGCONT)
+    for _ in range(4):
+        node = choice.choice(cluster.nodes)
+        node.kill()
+        kills += node.role == "delivery"
+        settle(choice.uniform(0.5, 2.5))
+        node.start(timeout=60)
+        settle(choice.uniform(0.5, 2))
+    load.join()
+    # message-life.md: for each loss of a delivery node, what was past its final dot and the work of two steps.
+    bound = (kills + 1) * (3 * 8 + 150)
+    check(cluster, load, sink, report, f"kill -9 of 4 nodes ({kills} delivery), one stopped 9 s", bound)
+
+
+def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster, make_sink, report, at_end):
+    """SIGTERM: its partitions are served by the other within 7 s, and nothing is delivered twice."""
+    sink = make_sink()
+    cluster = make_cluster(**routed(sink.address)).start(ingress=1, delivery=2)
+    load = Load(cluster.of("ingress"), 600, client_count=4, pause=0.02)
+    at_end.callback(load.stopped.set)
+    settle(2)
+    assert cluster.of("delivery")[0].stop() == 0
+    stopped_at = time.time()
+    load.join()
+    check(cluster, load, sink, report, "SIGTERM of one of two delivery nodes", 0)
+    # The longest that a message after it had to wait says how long nobody served its partition.
+    waits = [
+        each["time"] - each["acceptedAt"]
+        for each in cluster.outcomes()
+        if each["kind"] == "delivered" and each["acceptedAt"] > stopped_at * 1000
+    ]
+    longest = max(waits, default=0) / 1000
+    report(f"after SIGTERM the longest wait for delivery was {longest:.1f} s")
+    assert longest < 7
