@@ -13,17 +13,43 @@ enum MessageRecords {
     /// One record as a rule: in its domain's partition if there is one domain, else under the message's id. More than
     /// one when the recipients or the envelope are too many for one; to be appended together.
     static func make(_ envelope: Envelope, content: ByteBuffer) throws(RecordLogError) -> [Record] {
+        try Self.make(envelope, content: content, reference: nil)
+    }
+
+    /// The records of a message whose content is in `content` already.
+    static func make(_ envelope: Envelope, reference: Reference) throws(RecordLogError) -> [Record] {
+        try Self.make(envelope, content: ByteBuffer(), reference: reference)
+    }
+
+    /// The record that holds the content of a message too large to ride along.
+    static func content(_ envelope: Envelope, _ content: ByteBuffer) -> Record {
+        let id = envelope.messageID.description
+        return Record(
+            topic: .content,
+            key: id,
+            headers: [RecordHeader(Reference.messageIDHeader, ByteBuffer(string: id))],
+            value: content
+        )
+    }
+
+    private static func make(
+        _ envelope: Envelope,
+        content: ByteBuffer,
+        reference: Reference?
+    ) throws(RecordLogError) -> [Record] {
         let key = Self.key(of: envelope)
         let groups = Self.groups(envelope)
         if groups.count <= 1 {
-            return [try QueueEntry(envelope: envelope).record(topic: .accepted, key: key, content: content)]
+            let entry = QueueEntry(envelope: envelope, content: reference)
+            return [try entry.record(topic: .accepted, key: key, content: content)]
         }
         var records: [Record] = []
         records.reserveCapacity(groups.count)
         for group in groups {
             var part = envelope
             part.recipients = Array(envelope.recipients[group])
-            records.append(try QueueEntry(envelope: part).record(topic: .accepted, key: key, content: content))
+            let entry = QueueEntry(envelope: part, content: reference, isContentShared: reference != nil)
+            records.append(try entry.record(topic: .accepted, key: key, content: content))
         }
         return records
     }
