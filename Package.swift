@@ -160,6 +160,10 @@ let package = Package(
             ["Bounce", "NodeSupport", "Records", "ClusterLog", "Mail", nioCore, lifecycle, logging]
         ),
         tests("SupportTests", "SupportTests", ["NodeSupport", "Admin", nioCore, nioPosix, logging]),
-        tests("NodeTests", "NodeTests", ["posthorn", "NodeSupport"]),
+        tests(
+            "NodeTests",
+            "NodeTests",
+            ["posthorn", "NodeSupport", "ClusterLog", "KafkaLog", "CRdKafka", logging]
+        ),
     ]
 )

@@ -6,13 +6,18 @@ public import Logging
 ///
 /// Its calls block, for up to some seconds: not for an event loop.
 public struct KafkaTopics: Sendable {
-    private static let timeout: Int32 = 30_000
-
     private let client: KafkaClient
     private let isTestCluster: Bool
+    /// Of each request, milliseconds.
+    private let timeout: Int32
 
+    /// - Parameter timeout: how long to wait for the answer to each request.
     /// - Throws: `configuration` for settings that librdkafka does not take.
-    public init(configuration: KafkaConfiguration, logger: Logger) throws(RecordLogError) {
+    public init(
+        configuration: KafkaConfiguration,
+        timeout: Duration = .seconds(30),
+        logger: Logger
+    ) throws(RecordLogError) {
         do throws(KafkaError) {
             let names = TopicNames(prefix: configuration.prefix)
             self.client = try KafkaClient(.producer, settings: configuration.appending, names: names)
@@ -20,11 +25,13 @@ public struct KafkaTopics: Sendable {
             throw RecordLogError(.configuration, isRetriable: false, reason: error.text)
         }
         self.isTestCluster = configuration.isTestCluster
+        self.timeout = max(1_000, Int32(clamping: timeout.components.seconds * 1_000))
     }
 
     init(client: KafkaClient, isTestCluster: Bool) {
         self.client = client
         self.isTestCluster = isTestCluster
+        self.timeout = 30_000
     }
 
     /// What the cluster calls a topic of the plan: with its own prefix.
@@ -45,8 +52,12 @@ public struct KafkaTopics: Sendable {
                 settings: plan.settings(of: entry)
             )
         }
-        let failures = try self.asking("create topics") { () throws(KafkaError) in
-            try self.client.createTopics(new, timeout: Self.timeout)
+        let failures = try self.asking(
+            "create topics",
+            hint: "the brokers answer, but none takes this request: the cluster has no controller, or it is a mock "
+                + "cluster, which has no admin API"
+        ) { () throws(KafkaError) in
+            try self.client.createTopics(new, timeout: self.timeout)
         }
         if let (name, error) = failures.min(by: { $0.key < $1.key }) {
             let reason =
@@ -75,20 +86,23 @@ public struct KafkaTopics: Sendable {
     public func delete(_ topics: [Topic]) throws(RecordLogError) {
         let names = topics.map { self.client.names.name(of: $0) }
         try self.asking("delete topics") { () throws(KafkaError) in
-            try self.client.deleteTopics(names, timeout: Self.timeout)
+            try self.client.deleteTopics(names, timeout: self.timeout)
         }
     }
 
     private func existing(withSettings: Bool) throws(RecordLogError) -> [Topic: TopicPlan.Existing] {
-        let metadata = try self.asking("read the topics") { () throws(KafkaError) in
-            try self.client.metadata(timeout: Self.timeout)
+        let metadata = try self.asking(
+            "read the topics",
+            hint: "no broker of kafka.bootstrap answers: check the address, kafka.security and the credentials"
+        ) { () throws(KafkaError) in
+            try self.client.metadata(timeout: self.timeout)
         }
         let prefix = self.client.names.prefix + "."
         let topics = metadata.topics.filter { $0.name.hasPrefix(prefix) && $0.error == nil }
         var settings: [String: [String: String]] = [:]
         if withSettings, !topics.isEmpty {
             settings = try self.asking("read the topics' settings") { () throws(KafkaError) in
-                try self.client.describeTopics(topics.map { $0.name }, timeout: Self.timeout)
+                try self.client.describeTopics(topics.map { $0.name }, timeout: self.timeout)
             }
         }
         var existing: [Topic: TopicPlan.Existing] = [:]
@@ -102,14 +116,18 @@ public struct KafkaTopics: Sendable {
         return existing
     }
 
+    /// - Parameter hint: what it means when there is no answer.
     private func asking<Value>(
         _ action: String,
+        hint: String? = nil,
         _ body: () throws(KafkaError) -> Value
     ) throws(RecordLogError) -> Value {
         do throws(KafkaError) {
             return try body()
         } catch {
-            throw RecordLogError(error, while: action)
+            var told = RecordLogError(error, while: action)
+            if told.code == .unavailable, let hint { told.reason += "; \(hint)" }
+            throw told
         }
     }
 }

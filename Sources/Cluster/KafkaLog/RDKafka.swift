@@ -130,6 +130,8 @@ final class KafkaClient: @unchecked Sendable {
     private let kind: Kind
     let names: TopicNames
     private let topics = Mutex<[Topic: Handle]>([:])
+    /// Between two questions to a partition whose leader is moving, microseconds.
+    private static let leaderWait: UInt32 = 100_000
 
     /// A `rd_kafka_topic_t *`, destroyed with the client.
     private struct Handle: @unchecked Sendable {
@@ -504,14 +506,17 @@ final class KafkaClient: @unchecked Sendable {
         var low: Int64 = 0
         var high: Int64 = 0
         let name = self.names.name(of: partition.topic)
-        let code = rd_kafka_query_watermark_offsets(
-            self.client,
-            name,
-            partition.partition,
-            &low,
-            &high,
-            timeout
-        )
+        let end = ContinuousClock.now + .milliseconds(Int64(timeout))
+        var code = RD_KAFKA_RESP_ERR_NO_ERROR
+        while true {
+            code = rd_kafka_query_watermark_offsets(self.client, name, partition.partition, &low, &high, timeout)
+            // The leader is moving, as after a broker's start. librdkafka asks the brokers who leads now, and does not
+            // repeat the request itself; this thread may wait.
+            let isMoving =
+                code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION || code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
+            guard isMoving, ContinuousClock.now < end else { break }
+            usleep(Self.leaderWait)
+        }
         guard code == RD_KAFKA_RESP_ERR_NO_ERROR else { throw KafkaError(code, "\(partition)") }
         return Offset(low)..<Offset(max(low, high))
     }

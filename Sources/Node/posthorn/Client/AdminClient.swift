@@ -13,6 +13,8 @@ struct AdminClient {
 
     let endpoint: Endpoint
     let token: String?
+    /// For the connection and for each read.
+    var timeoutSeconds = 30
 
     func get<Answer: Decodable>(_ path: String, query: [(String, String)] = []) throws(Failure) -> Answer {
         let items = query.map { "\($0.0)=\(Self.escaped($0.1))" }.joined(separator: "&")
@@ -53,27 +55,13 @@ struct AdminClient {
         return result
     }
 
+    /// Asks for a path, and returns the answer whatever its status.
+    func status(_ path: String) throws(Failure) -> (status: Int, content: Data) {
+        try self.exchange("GET", path, body: nil)
+    }
+
     private func request(_ method: String, _ target: String, body: Data?) throws(Failure) -> Data {
-        var head = "\(method) \(target) HTTP/1.1\r\nHost: \(self.endpoint)\r\nConnection: close\r\n"
-        head += "Accept: application/json\r\n"
-        if let token { head += "Authorization: Bearer \(token)\r\n" }
-        if let body { head += "Content-Type: application/json\r\nContent-Length: \(body.count)\r\n" }
-        var response: [UInt8] = []
-        do throws(BlockingConnection.Failure) {
-            let connection = try BlockingConnection(self.endpoint, timeoutSeconds: 30)
-            try connection.write(Array((head + "\r\n").utf8) + (body.map { Array($0) } ?? []))
-            while true {
-                let more = try connection.readSome()
-                if more.isEmpty { break }
-                response += more
-                guard response.count <= Self.responseSizeMax else {
-                    throw BlockingConnection.Failure(description: "the answer is too large; ask for less with --limit")
-                }
-            }
-        } catch {
-            throw Failure(description: "The node cannot be asked: \(error). Is it running?")
-        }
-        let (status, content) = try self.parse(response)
+        let (status, content) = try self.exchange(method, target, body: body)
         guard 200..<300 ~= status else {
             let text = (try? JSONDecoder().decode(AdminAPI.Failure.self, from: content))?.error
             switch status {
@@ -87,6 +75,33 @@ struct AdminClient {
             }
         }
         return content
+    }
+
+    private func exchange(
+        _ method: String,
+        _ target: String,
+        body: Data?
+    ) throws(Failure) -> (status: Int, content: Data) {
+        var head = "\(method) \(target) HTTP/1.1\r\nHost: \(self.endpoint)\r\nConnection: close\r\n"
+        head += "Accept: application/json\r\n"
+        if let token { head += "Authorization: Bearer \(token)\r\n" }
+        if let body { head += "Content-Type: application/json\r\nContent-Length: \(body.count)\r\n" }
+        var response: [UInt8] = []
+        do throws(BlockingConnection.Failure) {
+            let connection = try BlockingConnection(self.endpoint, timeoutSeconds: self.timeoutSeconds)
+            try connection.write(Array((head + "\r\n").utf8) + (body.map { Array($0) } ?? []))
+            while true {
+                let more = try connection.readSome()
+                if more.isEmpty { break }
+                response += more
+                guard response.count <= Self.responseSizeMax else {
+                    throw BlockingConnection.Failure(description: "the answer is too large; ask for less with --limit")
+                }
+            }
+        } catch {
+            throw Failure(description: "The node cannot be asked: \(error). Is it running?")
+        }
+        return try self.parse(response)
     }
 
     /// Takes an HTTP/1.1 response apart (RFC 9112).
