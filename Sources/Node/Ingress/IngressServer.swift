@@ -208,7 +208,9 @@ public final class IngressServer: Service {
             }
         let listener = role.listener
         do {
-            return try await bootstrap.bind(host: listener.address, port: listener.port).get()
+            // By address, never by name: the resolver knows no "::" where no interface has IPv6, as in most containers.
+            let address = try SocketAddress(ipAddress: listener.address, port: listener.port)
+            return try await bootstrap.bind(to: address).get()
         } catch let error as IOError where listener.address == "::" && error.errnoCode == EAFNOSUPPORT {
             // A machine without IPv6.
             return try await bootstrap.bind(host: "0.0.0.0", port: listener.port).get()
