@@ -33,7 +33,11 @@ struct DeliveryWorld {
     /// Steps are written only when the test says so.
     var holdsSteps = false
     var heldStep: Step?
+    /// What `posthorn.control` says of commands, by key.
+    var control: [String: OperatorCommand] = [:]
+    var wakeCount = 0
     var refusesConnections: Set<String> = []
+    var refusedCount = 0
     var openConnections: [UInt64: String] = [:]
     var sent: [(connection: UInt64, transaction: OutboundTransaction)] = []
     /// Content is read only when the test says so.
@@ -79,6 +83,9 @@ struct DeliveryWorld {
     /// The node dies: everything in memory is gone, the log stays.
     mutating func crash() {
         self.core = DeliveryCore(configuration: self.configuration)
+        for key in self.control.keys.sorted() {
+            if let command = self.control[key] { self.core.restored(command) }
+        }
         self.heldReads.removeAll()
         self.openConnections.removeAll()
         self.sent.removeAll()
@@ -197,6 +204,7 @@ struct DeliveryWorld {
         case .open(let id, let target):
             let host = target.endpoints.first?.host ?? ""
             if self.refusesConnections.contains(host) {
+                self.refusedCount += 1
                 self.core.connectionClosed(id, failure: Self.refused, now: self.now)
             } else {
                 self.openConnections[id] = host
@@ -219,6 +227,11 @@ struct DeliveryWorld {
         case .release(let references): self.released += references
         case .report: break
         case .parked(_, let delay): self.parkedDelays.append(delay)
+        case .wake(let site): self.wake(site)
+        case .scan(let command, let partition, let from, let end, let countMax):
+            let records = (self.partitions[partition] ?? []).dropFirst(Int(from.rawValue)).prefix(countMax)
+            let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
+            _ = self.core.scanned(command, partition, Array(records), upTo: next, now: self.now)
         case .dead: self.deadCount += 1
         }
     }
@@ -226,6 +239,23 @@ struct DeliveryWorld {
     mutating func performHeldReads() {
         while let action = self.heldReads.popFirst() { self.perform(action) }
         self.perform()
+    }
+
+    /// As the engine does: the longest tier first.
+    private mutating func wake(_ site: String) {
+        self.wakeCount += 1
+        let partition = Partitioner(partitionCount: self.partitionCount).partition(for: site)
+        var marks: [OperatorCommand.Mark] = []
+        for (id, state) in self.core.partitions.sorted(by: { $0.value.delay > $1.value.delay })
+        where id.partition == partition && state.delay > 0 {
+            let end = Int64(self.partitions[id]?.count ?? 0)
+            let scanned = min(state.window.end.rawValue, end)
+            let open = state.window.openOffsets.map(\.rawValue)
+            guard scanned < end else { continue }
+            marks.append(.init(topic: id.topic.name, partition: partition, end: end, scanned: scanned, excluded: open))
+        }
+        guard !marks.isEmpty else { return }
+        _ = self.core.begin(.wake(id: "w\(self.wakeCount)", site: site, marks: marks), now: self.now)
     }
 
     mutating func performHeldStep() {
@@ -242,7 +272,8 @@ struct DeliveryWorld {
             return
         }
         for output in step.outputs {
-            self.append(output)
+            let position = self.append(output)
+            if output.topic == .control { self.control[output.key] = self.command(at: position) }
             if output.topic == .outcomes {
                 self.outcomeRecords.append(output)
                 if let outcome = try? DeliveryWorld.decode(output.value) { self.outcomes.append(outcome) }
@@ -250,6 +281,10 @@ struct DeliveryWorld {
         }
         for (id, progress) in step.progress { self.progress[id] = progress }
         self.core.stepped(.success(()), now: self.now)
+    }
+
+    private func command(at position: Position) -> OperatorCommand? {
+        (self.partitions[position.partition]?[Int(position.offset.rawValue)]).flatMap { OperatorCommand($0) }
     }
 
     /// The remote answers the oldest transaction that waits.

@@ -214,6 +214,8 @@ extension Logger {
     func kafka(level: Int32, facility: String, text: String) {
         let metadata: Logger.Metadata = ["facility": "\(facility)", "text": "\(text)"]
         switch level {
+        // Said at each refresh to brokers that are older than the question, and asked for by nobody.
+        case _ where facility == "AUTOCREATE": self.trace("librdkafka", metadata: metadata)
         case ...3: self.error("librdkafka", metadata: metadata)
         case 4: self.warning("librdkafka", metadata: metadata)
         default: self.debug("librdkafka", metadata: metadata)

@@ -129,6 +129,7 @@ public final class KafkaLog: RecordLog {
 
     public var valueSizeMax: Int { self.configuration.valueSizeMax }
     public var preferredInlineSizeMax: Int { 256 << 10 }
+    public var isShared: Bool { true }
 
     public var condition: LogCondition {
         let (problem, isClosed) = self.state.withLock { ($0.problem, $0.isClosed) }

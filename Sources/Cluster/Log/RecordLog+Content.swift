@@ -1,4 +1,4 @@
-public import NIOCore
+import NIOCore
 
 extension RecordLog {
     /// Octets of content that ride in a record of `accepted`; more goes to `content` first (DESIGN §2).

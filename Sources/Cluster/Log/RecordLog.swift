@@ -19,6 +19,9 @@ public protocol RecordLog: Sendable {
     /// Octets of content above which a reference is better than a record of its own size.
     var preferredInlineSizeMax: Int { get }
 
+    /// Whether other processes work on the same log.
+    var isShared: Bool { get }
+
     /// What the log can do now, for readiness and for refusing mail before it is read.
     var condition: LogCondition { get }
 
@@ -67,6 +70,7 @@ public protocol RecordLog: Sendable {
 
 extension RecordLog {
     public var preferredInlineSizeMax: Int { .max }
+    public var isShared: Bool { false }
 
     /// ``append(_:completion:)`` for callers that are tasks already.
     public func append(_ records: [Record]) async throws(RecordLogError) -> [Position] {

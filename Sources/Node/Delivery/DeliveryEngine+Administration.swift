@@ -125,17 +125,7 @@ extension DeliveryEngine: QueueAdministration {
         }
         var marks: [OperatorCommand.Mark] = []
         for partition in self.core.partitions.keys {
-            let bounds = try await self.ask { () async throws(RecordLogError) in try await self.log.bounds(partition) }
-            // After the wait, what was read meanwhile is memory's: the scan begins at the window's end of now.
-            guard let window = self.core.partitions[partition]?.window else { continue }
-            let mark = OperatorCommand.Mark(
-                topic: partition.topic.name,
-                partition: partition.partition,
-                end: bounds.upperBound.rawValue,
-                scanned: min(window.end, bounds.upperBound).rawValue,
-                excluded: window.openOffsets.map(\.rawValue)
-            )
-            marks.append(mark)
+            if let mark = try await self.mark(partition) { marks.append(mark) }
         }
         let new = OperatorCommand(
             id: self.makeCommandID(),
@@ -147,15 +137,74 @@ extension DeliveryEngine: QueueAdministration {
         var scoped = new
         scoped.marks = concerned
         var matched = 0
+        for mark in concerned { self.knownMarks.insert(scoped.key(mark)) }
         self.feed { core, now in matched += core.begin(scoped, now: now) }
         for mark in concerned {
             matched += try await self.scan(scoped.id, mark)
         }
+        if self.log.isShared { try await self.tellOthers(new) }
         return AdminAPI.QueueCommandResult(matched: matched)
     }
 
+    /// What a command that is given now is about in a partition.
+    private func mark(_ partition: TopicPartition) async throws(QueueAdministrationError) -> OperatorCommand.Mark? {
+        let bounds = try await self.ask { () async throws(RecordLogError) in try await self.log.bounds(partition) }
+        // After the wait, what was read meanwhile is memory's: the scan begins at the window's end of now.
+        guard let window = self.core.partitions[partition]?.window else { return nil }
+        return OperatorCommand.Mark(
+            topic: partition.topic.name,
+            partition: partition.partition,
+            end: bounds.upperBound.rawValue,
+            scanned: min(window.end, bounds.upperBound).rawValue,
+            excluded: window.openOffsets.map(\.rawValue)
+        )
+    }
+
+    // MARK: Waking
+
+    /// Begins to wake what is parked for a site, the longest tier first: it has waited longest.
+    func wake(_ site: String) async {
+        let partition = Partitioner(partitionCount: self.log.partitionCount).partition(for: site)
+        let tiers = self.core.partitions.keys
+            .filter { $0.partition == partition && ($0.topic.deferredDelay ?? 0) > 0 }
+            .sorted { ($0.topic.deferredDelay ?? 0) > ($1.topic.deferredDelay ?? 0) }
+        var marks: [OperatorCommand.Mark] = []
+        do throws(QueueAdministrationError) {
+            for tier in tiers {
+                if let mark = try await self.mark(tier), mark.scanned < mark.end { marks.append(mark) }
+            }
+        } catch {
+            self.logger.warning("Parked mail could not be woken", metadata: [LogKeys.reason: "\(error.reason)"])
+            self.feed { core, now in core.wakeFailed(site: site, now: now) }
+            return
+        }
+        guard !marks.isEmpty else { return }
+        let command = OperatorCommand.wake(id: self.makeCommandID(), site: site, marks: marks)
+        self.logger.debug("Waking parked mail", metadata: [LogKeys.site: "\(site)"])
+        self.feed { core, now in _ = core.begin(command, now: now) }
+    }
+
+    /// Reads on for a wake.
+    func scan(
+        _ command: String,
+        _ partition: TopicPartition,
+        from offset: Offset,
+        end: Offset,
+        countMax: Int
+    ) async {
+        do throws(RecordLogError) {
+            let records = try await self.log.scan(partition, from: offset, recordCountMax: countMax)
+            let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
+            self.feed { core, now in _ = core.scanned(command, partition, records, upTo: next, now: now) }
+        } catch {
+            self.feed { core, _ in core.scanFailed(command) }
+        }
+    }
+
+    // MARK: Scanning
+
     /// Goes through a partition's records between what has been worked on and the command's end.
-    private func scan(
+    func scan(
         _ commandID: String,
         _ mark: OperatorCommand.Mark
     ) async throws(QueueAdministrationError) -> Int {
@@ -167,52 +216,13 @@ extension DeliveryEngine: QueueAdministration {
             let records = try await self.ask { () async throws(RecordLogError) in
                 try await self.log.scan(partition, from: from, recordCountMax: Self.scanCount)
             }
-            guard let last = records.last else { break }
-            offset = min(last.position.offset.advanced(by: 1), Offset(mark.end))
+            // Nothing more: the rest of the offsets are not records.
+            offset = records.last.map { min($0.position.offset.advanced(by: 1), Offset(mark.end)) } ?? Offset(mark.end)
             self.feed { core, now in
                 matched += core.scanned(commandID, partition, records, upTo: offset, now: now)
             }
         }
         return matched
-    }
-
-    /// Takes up the commands that were under way when the node stopped.
-    func restoreCommands() async throws {
-        for partition in 0..<self.log.partitionCount {
-            let id = TopicPartition(.control, Int32(partition))
-            var newest: [String: OperatorCommand?] = [:]
-            var order: [String] = []
-            var offset = try await self.log.bounds(id).lowerBound
-            while true {
-                let records = try await self.log.scan(id, from: offset, recordCountMax: Self.scanCount)
-                guard let last = records.last else { break }
-                offset = last.position.offset.advanced(by: 1)
-                for record in records where record.key.hasPrefix(OperatorCommand.keyPrefix) {
-                    if newest.updateValue(OperatorCommand(record), forKey: record.key) == nil {
-                        order.append(record.key)
-                    }
-                }
-            }
-            for key in order {
-                if let command = newest[key] ?? nil { self.core.restored(command) }
-            }
-        }
-    }
-
-    /// Scans on where restored commands had stopped.
-    func resumeCommands() async {
-        for command in self.core.commands {
-            for mark in command.marks where mark.scanned < mark.end {
-                do throws(QueueAdministrationError) {
-                    _ = try await self.scan(command.id, mark)
-                } catch {
-                    self.logger.error(
-                        "A queue command could not be resumed",
-                        metadata: [LogKeys.reason: "\(error.reason)"]
-                    )
-                }
-            }
-        }
     }
 
     func ask<Value: Sendable>(

@@ -17,13 +17,16 @@ public actor DeliveryEngine: Service {
     /// What comes back from other threads.
     private enum Input: Sendable {
         case stepped(Result<Void, RecordLogError>)
-        case appended(job: UInt64, Record, Result<[Position], RecordLogError>)
+        case appended(job: UInt64, Result<Reference, RecordLogError>)
     }
 
     /// What needs a task of its own.
     private enum Work: Sendable {
         case resolve(domain: String)
         case read(Reference, job: UInt64)
+        case wake(site: String)
+        case resume(OperatorCommand)
+        case scan(command: String, TopicPartition, from: Offset, end: Offset, countMax: Int)
     }
 
     public static let group = GroupID("posthorn.delivery")
@@ -42,6 +45,8 @@ public actor DeliveryEngine: Service {
     let logger: Logger
     private let metrics: DeliveryMetrics
     var core: DeliveryCore
+    /// The parts of commands that this node has seen, by key: what it reads of them again is old.
+    var knownMarks: Set<String> = []
     private var member: (any GroupMember)?
     private var connections: [UInt64: OutboundConnection] = [:]
     private var isPerforming = false
@@ -85,7 +90,6 @@ public actor DeliveryEngine: Service {
         let topics = TopicSelection(topics: [.accepted, .held], prefixes: [Topic.deferredPrefix])
         let member = try await self.log.join(Self.group, topics: topics)
         self.member = member
-        try await self.restoreCommands()
         let (stream, continuation) = AsyncStream.makeStream(
             of: Work.self,
             bufferingPolicy: .bufferingOldest(Self.workCountMax)
@@ -97,7 +101,7 @@ public actor DeliveryEngine: Service {
         }
         try await withThrowingDiscardingTaskGroup { group in
             group.addTask { await self.perform(stream) }
-            group.addTask { await self.resumeCommands() }
+            if self.log.isShared { group.addTask { await self.followCommands() } }
             try await self.consume(member)
             await self.drain()
             continuation.finish()
@@ -111,8 +115,27 @@ public actor DeliveryEngine: Service {
         try await withTaskExecutorPreference(self.taskExecutor) {
             // Once for all events, since each costs two tasks.
             try await cancelWhenGracefulShutdown {
-                while let event = try await member.next() { await self.handle(event) }
+                while let event = try await member.next() {
+                    switch event {
+                    case .assigned(let assignments): await self.restoreCommands(assignments.map(\.partition))
+                    case .revoked(let partitions): await self.settle(partitions)
+                    case .lost, .records, .truncated: break
+                    }
+                    await self.handle(event)
+                }
             }
+        }
+    }
+
+    /// Ends what is under way for partitions that another member takes over: what is not past its final dot at once,
+    /// what is with its answer or after ``drainDeadline``. What was decided is written before the partitions go.
+    private func settle(_ partitions: [TopicPartition]) async {
+        self.feed { core, now in core.revoking(partitions, now: now) }
+        let deadline = ContinuousClock.now + Self.drainDeadline
+        while !self.core.isSettled(partitions), ContinuousClock.now < deadline {
+            self.feed { core, now in core.flush(now: now) }
+            // Paced, not synchronised: the connections' own events change the state meanwhile.
+            try? await Task.sleep(for: .milliseconds(10))
         }
     }
 
@@ -120,6 +143,10 @@ public actor DeliveryEngine: Service {
         switch event {
         case .assigned(let assignments):
             self.core.assigned(assignments)
+            let partitions = Set(assignments.map(\.partition))
+            for command in self.core.commands where command.marks.contains(where: { partitions.contains($0.place) }) {
+                self.resumeSoon(command)
+            }
         case .revoked(let partitions), .lost(let partitions):
             self.feed { core, _ in core.revoked(partitions) }
         case .records(let partition, let records):
@@ -128,6 +155,7 @@ public actor DeliveryEngine: Service {
                 core.flush(now: now)
             }
         case .truncated(let partition, let expected, let found):
+            self.feed { core, _ in core.truncated(partition, start: found) }
             self.logger.critical(
                 "Records were lost: the log begins after the group's progress",
                 metadata: [
@@ -144,8 +172,8 @@ public actor DeliveryEngine: Service {
                 switch input {
                 case .stepped(let result):
                     core.stepped(result, now: now)
-                case .appended(let job, let record, let result):
-                    core.contentAppended(job, result.map { self.reference(to: record, at: $0[0]) }, now: now)
+                case .appended(let job, let result):
+                    core.contentAppended(job, result, now: now)
                 }
             }
             core.flush(now: now)
@@ -162,10 +190,6 @@ public actor DeliveryEngine: Service {
             randomLow: random.next()
         )
         .description
-    }
-
-    private func reference(to record: Record, at position: Position) -> Reference {
-        Reference(to: record, at: position, in: self.log.clusterID)
     }
 
     // MARK: Actions
@@ -191,7 +215,7 @@ public actor DeliveryEngine: Service {
             self.start(.read(reference, job: job))
         case .append(let record, let job):
             let mailbox = self.mailbox
-            self.log.append([record]) { mailbox.post(.appended(job: job, record, $0)) }
+            self.log.appendContent(record) { mailbox.post(.appended(job: job, $0)) }
         case .open(let id, let target):
             self.connections[id] = OutboundConnection.open(
                 id: id,
@@ -220,6 +244,10 @@ public actor DeliveryEngine: Service {
         case .parked(let site, let delay):
             self.metrics.parked.increment()
             self.logger.debug("Parked", metadata: [LogKeys.site: "\(site)", LogKeys.delay: "\(delay)"])
+        case .wake(let site):
+            self.start(.wake(site: site))
+        case .scan(let command, let partition, let from, let end, let countMax):
+            self.start(.scan(command: command, partition, from: from, end: end, countMax: countMax))
         case .dead(let position, let reason):
             self.metrics.dead.increment()
             self.logger.error(
@@ -236,13 +264,24 @@ public actor DeliveryEngine: Service {
         }
     }
 
+    /// Scans for a command apart from the events.
+    func resumeSoon(_ command: OperatorCommand) {
+        self.start(.resume(command))
+    }
+
     private func reject(_ work: Work) {
         switch work {
+        case .resume(let command):
+            self.logger.error("Too much work waits to scan for a command", metadata: ["command": "\(command.id)"])
         case .resolve(let domain):
             self.core.routed(domain, .failed(.notResolved), validUntil: 0, now: self.clock.milliseconds)
         case .read(_, let job):
             let error = RecordLogError(.queueFull, isRetriable: true)
             self.core.contentRead(job, .failure(error), now: self.clock.milliseconds)
+        case .wake(let site):
+            self.core.wakeFailed(site: site, now: self.clock.milliseconds)
+        case .scan(let command, _, _, _, _):
+            self.core.scanFailed(command)
         }
     }
 
@@ -269,6 +308,12 @@ public actor DeliveryEngine: Service {
                 result = .failure(error)
             }
             self.feed { core, now in core.contentRead(job, result, now: now) }
+        case .wake(let site):
+            await self.wake(site)
+        case .resume(let command):
+            await self.resume(command)
+        case .scan(let command, let partition, let from, let end, let countMax):
+            await self.scan(command, partition, from: from, end: end, countMax: countMax)
         }
     }
 

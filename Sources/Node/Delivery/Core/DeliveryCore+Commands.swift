@@ -11,15 +11,60 @@ extension DeliveryCore {
 
     /// A command read back from the log at start.
     mutating func restored(_ command: OperatorCommand) {
-        self.commands.append(command)
-        self.durableCommands.append(command)
+        Self.merge(command, into: &self.commands)
+        Self.merge(command, into: &self.durableCommands)
+    }
+
+    private static func merge(_ command: OperatorCommand, into commands: inout [OperatorCommand]) {
+        guard let index = commands.firstIndex(where: { $0.id == command.id }) else {
+            commands.append(command)
+            return
+        }
+        for mark in command.marks where commands[index].mark(mark.place) == nil {
+            commands[index].marks.append(mark)
+        }
+    }
+
+    /// A command that another node was given, as far as it is about a partition of ours that it does not know yet:
+    /// begins here from what is worked on now.
+    ///
+    /// - Returns: the command as it was begun, for its scan.
+    mutating func adopt(_ command: OperatorCommand, now: Int64) -> OperatorCommand? {
+        var own = command
+        own.marks = command.marks.compactMap { mark in
+            guard let window = self.partitions[mark.place]?.window,
+                self.commands.first(where: { $0.id == command.id })?.mark(mark.place) == nil
+            else { return nil }
+            var mark = mark
+            mark.scanned = max(mark.scanned, min(window.end.rawValue, mark.end))
+            mark.excluded = window.openOffsets.map(\.rawValue)
+            return mark
+        }
+        guard !own.marks.isEmpty else { return nil }
+        _ = self.begin(own, now: now)
+        return own
+    }
+
+    /// What commands are about in these partitions is another owner's from now on.
+    mutating func forgetCommands(in partitions: Set<TopicPartition>) {
+        for index in self.commands.indices { self.commands[index].marks.removeAll { partitions.contains($0.place) } }
+        for index in self.durableCommands.indices {
+            self.durableCommands[index].marks.removeAll { partitions.contains($0.place) }
+        }
+        self.commands.removeAll { $0.marks.isEmpty }
+        self.durableCommands.removeAll { $0.marks.isEmpty }
     }
 
     /// A new command: mail that is in memory and not being tried is dealt with now, the rest as it is scanned or falls
     /// due. Returns how many recipients were dealt with.
     mutating func begin(_ command: OperatorCommand, now: Int64) -> Int {
-        self.commands.append(command)
-        self.builder.add([command.record(isOver: false)])
+        Self.merge(command, into: &self.commands)
+        for mark in command.marks { self.builder.add([command.record(mark, isOver: false)], of: mark.place) }
+        if command.isWake {
+            self.wakeMore(now: now)
+            self.flush(now: now)
+            return 0
+        }
         var matched = 0
         if command.kind == .flush {
             for number in self.sites.keys { self.sites[number]?.endBackoff() }
@@ -46,6 +91,7 @@ extension DeliveryCore {
         upTo end: Offset,
         now: Int64
     ) -> Int {
+        self.wakes[commandID]?.isScanning = false
         guard let index = self.commands.firstIndex(where: { $0.id == commandID }),
             let markIndex = self.commands[index].marks
                 .firstIndex(where: {
@@ -54,15 +100,24 @@ extension DeliveryCore {
             let frontier = self.partitions[partition]?.window.end
         else { return 0 }
         var matched = 0
+        var recordCount = 0
+        var end = end
         let command = self.commands[index]
+        let before = command.marks[markIndex]
+        let room = command.isWake ? self.wakeRoom(command, now: now) : .max
         for record in records where record.position.offset >= frontier {
             let offset = record.position.offset.rawValue
             guard offset < command.marks[markIndex].end, offset >= command.marks[markIndex].scanned,
                 let entry = try? QueueEntry(record), !self.isSuperseded(record.position, entry, key: record.key)
             else { continue }
             let site = partition.topic == .accepted ? nil : record.key
-            let recipients = command.predicate.matching(entry, site: site)
+            let recipients = command.matching(entry, site: site)
             guard !recipients.isEmpty else { continue }
+            guard recordCount < room else {
+                end = record.position.offset
+                break
+            }
+            recordCount += 1
             matched += recipients.count
             var outputs: [Record] = []
             self.apply(
@@ -76,7 +131,7 @@ extension DeliveryCore {
                 from: record.position,
                 now: now
             )
-            self.builder.add(outputs)
+            self.builder.add(outputs, of: partition)
         }
         // What is being worked on keeps its own end; after a restart it is worked on again, not skipped.
         let passed = command.marks[markIndex].scanned..<max(end.rawValue, command.marks[markIndex].scanned)
@@ -84,7 +139,12 @@ extension DeliveryCore {
             self.commands[index].marks[markIndex].excluded += window.openOffsets.map(\.rawValue).filter(passed.contains)
         }
         self.commands[index].marks[markIndex].scanned = end.rawValue
-        self.builder.add([self.commands[index].record(isOver: false)])
+        if command.isWake { self.woke(recordCount, index, markIndex, now: now) }
+        let after = self.commands[index]
+        self.builder.add(
+            [after.mark(partition).map { after.record($0, isOver: false) } ?? command.record(before, isOver: true)],
+            of: partition
+        )
         self.flush(now: now)
         return matched
     }
@@ -103,7 +163,7 @@ extension DeliveryCore {
         commands.contains { command in
             guard let mark = command.mark(position.partition), mark.covers(position.offset) else { return false }
             let site = position.partition.topic == .accepted ? nil : key
-            return !command.predicate.matching(entry, site: site).isEmpty
+            return !command.matching(entry, site: site).isEmpty
         }
     }
 
@@ -119,7 +179,7 @@ extension DeliveryCore {
             // Being worked on is what these ask for.
             case .flush, .release: false
             case .hold, .remove:
-                self.isBelowEnd(position, of: command) && !command.predicate.matching(entry, site: site).isEmpty
+                self.isBelowEnd(position, of: command) && !command.matching(entry, site: site).isEmpty
             }
         }
     }
@@ -127,7 +187,7 @@ extension DeliveryCore {
     /// Deals with a job that nobody is trying. Returns the recipients concerned.
     @discardableResult
     mutating func execute(_ command: OperatorCommand, on job: Job, now: Int64) -> Int {
-        let recipients = command.predicate.matching(job.entry, site: self.siteName(job))
+        let recipients = command.matching(job.entry, site: self.siteName(job))
         guard !recipients.isEmpty else { return 0 }
         switch command.kind {
         case .flush, .release:
@@ -172,7 +232,7 @@ extension DeliveryCore {
 
     /// Takes the job out of its site's queue while it stays in memory.
     private mutating func leaveQueue(_ job: Job) {
-        if case .ready = job.stage, let site = job.site { self.sites[site]?.ready.removeAll { $0 == job.id } }
+        if case .ready = job.stage, let site = job.site { self.sites[site]?.ready.remove(job.id) }
     }
 
     /// Writes what the command does to some recipients of an entry; the others go on in `topic`.
@@ -273,6 +333,9 @@ extension DeliveryCore {
         guard !over.isEmpty else { return }
         let ids = Set(over.map(\.id))
         self.commands.removeAll { ids.contains($0.id) }
-        self.builder.add(over.map { $0.record(isOver: true) })
+        for id in ids { self.wakes[id] = nil }
+        for command in over {
+            for mark in command.marks { self.builder.add([command.record(mark, isOver: true)], of: mark.place) }
+        }
     }
 }

@@ -108,16 +108,18 @@ extension DeliveryCore {
     mutating func park(_ jobID: UInt64, wait: Int64, outageSince: Int64?, now: Int64) {
         guard let job = self.jobs[jobID] else { return }
         var entry = job.entry
-        let since = entry.parkedSince ?? outageSince ?? now
+        // An outage that this node sees from the middle is as old as what was parked behind it.
+        let since = min(entry.parkedSince ?? now, outageSince ?? now)
         entry.parkedSince = since
         entry.firstDeferredAt = entry.firstDeferredAt ?? now
         let delay = self.configuration.retry.tier(
             parkedFor: wait,
-            outageAge: now - since,
+            outageAge: outageSince == nil ? 0 : now - since,
             now: now,
             expiry: self.expiry(entry)
         )
         guard let delay else { return }
+        if outageSince != nil, let number = job.site { self.sites[number]?.mayBeParked(until: now + delay) }
         self.act(.parked(site: self.siteName(job), delay: delay))
         self.republish(job, entry, delay: delay, outputs: [], now: now)
     }
@@ -139,7 +141,7 @@ extension DeliveryCore {
             left.entry = entry
             left.stage = .routing
             self.jobs[job.id] = left
-            self.builder.add(outputs)
+            self.builder.add(outputs, of: job.position.partition)
             self.execute(command, on: left, now: now)
             return
         }

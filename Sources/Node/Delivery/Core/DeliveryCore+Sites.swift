@@ -127,7 +127,8 @@ extension DeliveryCore {
             return
         }
         let held = self.partitions[job.position.partition]?.siteCounts[number] ?? 0
-        let wait = self.expectedWait(site, now: now)
+        self.noteParked(job, number, now: now)
+        let wait = self.expectedWait(site, wasParked: job.wasParked, now: now)
         if site.isBackingOff(now: now) || (held > self.windowShare && wait > self.configuration.patience) {
             self.park(jobID, wait: max(wait, site.backoffUntil - now), outageSince: site.outageSince, now: now)
             return
@@ -140,25 +141,25 @@ extension DeliveryCore {
     }
 
     mutating func enqueue(_ jobID: UInt64, now: Int64) {
-        guard let number = self.jobs[jobID]?.site else { return }
+        guard let job = self.jobs[jobID], let number = job.site else { return }
         self.jobs[jobID]?.stage = .ready
         self.jobs[jobID]?.readySince = now
-        self.sites[number]?.ready.append(jobID)
+        self.sites[number]?.ready.append(jobID, wasParked: job.wasParked)
+        self.wokenArrived(job)
         self.dispatch(number, now: now)
     }
 
     /// Milliseconds until a job that comes now would be tried, as far as can be told.
-    func expectedWait(_ site: Site, now: Int64) -> Int64 {
-        guard let head = site.ready.first, let job = self.jobs[head] else { return 0 }
-        return max(now - job.readySince, site.backlogTime)
+    func expectedWait(_ site: Site, wasParked: Bool, now: Int64) -> Int64 {
+        guard let head = site.ready.head(wasParked: wasParked), let job = self.jobs[head] else { return 0 }
+        return max(now - job.readySince, site.backlogTime(wasParked: wasParked))
     }
 
     /// Gives ready jobs to idle connections, and opens more where that helps.
     mutating func dispatch(_ number: Int, now: Int64) {
         guard !self.isDraining, !self.builder.isStuck else { return }
-        while let jobID = self.sites[number]?.ready.first {
-            guard let connectionID = self.sites[number]?.idle.popLast() else { break }
-            self.sites[number]?.ready.removeFirst()
+        while self.sites[number]?.ready.isEmpty == false, let connectionID = self.sites[number]?.idle.popLast() {
+            guard let jobID = self.sites[number]?.ready.popNext() else { break }
             self.attempt(jobID, on: connectionID, now: now)
         }
         guard let site = self.sites[number], !site.ready.isEmpty, !site.isBackingOff(now: now) else { return }
@@ -190,7 +191,7 @@ extension DeliveryCore {
         for number in waiting { self.dispatch(number, now: now) }
     }
 
-    private mutating func open(_ number: Int) {
+    mutating func open(_ number: Int) {
         guard let target = self.sites[number]?.plan.target else { return }
         let id = self.nextConnectionID
         self.nextConnectionID += 1
@@ -232,6 +233,8 @@ extension DeliveryCore {
         guard let connection = self.connections[id], case .connecting = connection.state else { return }
         self.connections[id]?.facts = facts
         self.sites[connection.site]?.connectingCount -= 1
+        self.sites[connection.site]?.reached()
+        self.wakeParked(connection.site, now: now)
         self.becomeIdle(id, now: now)
     }
 
@@ -272,11 +275,17 @@ extension DeliveryCore {
         if let failure = sessionFailure {
             // A kept connection that the remote had given up says nothing about the message or the site.
             let isStale = connection.transactionCount > 1 && failure.scope == .session && !failure.isPermanent
-            if isStale && !result.isInDoubt && job.staleCount < 2 && !self.isDraining {
+            let isLeaving = self.leaving.contains(job.position.partition)
+            if isLeaving, failure.scope == .session, !result.isInDoubt {
+                // Most likely ended by us: nothing was decided, and the next owner tries it.
+                self.forget(job)
+                return
+            }
+            if isStale && !result.isInDoubt && job.staleCount < 2 && !self.isDraining && !isLeaving {
                 self.jobs[jobID]?.staleCount += 1
                 self.jobs[jobID]?.stage = .ready
                 self.jobs[jobID]?.readySince = now
-                self.sites[connection.site]?.ready.prepend(jobID)
+                self.sites[connection.site]?.ready.prepend(jobID, wasParked: job.wasParked)
                 self.dispatch(connection.site, now: now)
                 return
             }
@@ -287,6 +296,7 @@ extension DeliveryCore {
             }
         } else {
             self.sites[connection.site]?.succeeded()
+            self.wakeParked(connection.site, now: now)
         }
         self.decide(
             jobID,
@@ -329,10 +339,10 @@ extension DeliveryCore {
             self.sites[number]?.idle.removeAll { $0 == id }
         case .busy:
             // What was under way would have been reported before: this one was never sent.
-            if let jobID = connection.job, self.jobs[jobID] != nil {
+            if let jobID = connection.job, let job = self.jobs[jobID] {
                 self.jobs[jobID]?.stage = .ready
                 self.jobs[jobID]?.readySince = now
-                self.sites[number]?.ready.prepend(jobID)
+                self.sites[number]?.ready.prepend(jobID, wasParked: job.wasParked)
             }
         case .closing:
             break
@@ -347,8 +357,7 @@ extension DeliveryCore {
         self.sites[number]?.failed(now: now, text: failure.text)
         // Other connections still work, or others are still trying: nothing is known yet about the waiting mail.
         guard let site = self.sites[number], site.connectionCount == 0 else { return }
-        let waiting = site.ready
-        self.sites[number]?.ready.removeAll()
+        let waiting = self.sites[number]?.ready.takeAll() ?? []
         for (index, jobID) in waiting.enumerated() {
             guard let job = self.jobs[jobID] else { continue }
             // No longer in the queue: so that leaving the site does not search it.
@@ -377,6 +386,8 @@ extension DeliveryCore {
                 }
             } else if !site.ready.isEmpty {
                 self.dispatch(number, now: now)
+            } else {
+                self.probe(number, now: now)
             }
         }
         if self.routes.count > 10_000 {

@@ -2,15 +2,24 @@ import ClusterLog
 
 /// What the next step will carry, and what became of the last.
 struct StepBuilder: Sendable {
-    var outputs: [Record] = []
+    /// An output or a release with the partition whose record it comes from; `nil` is nobody's in particular.
+    fileprivate struct Owned<Value: Sendable>: Sendable {
+        var partition: TopicPartition?
+        var value: Value
+    }
+
+    private var outputs: [Owned<Record>] = []
     /// Released once the step is durable.
-    var releases: [Reference] = []
+    private var releases: [Owned<Reference>] = []
     /// Jobs whose content could not be appended.
     var retryAppends: [UInt64] = []
     private var hasProgress = false
     struct InFlight: Sendable {
-        var step: Step
-        var releases: [Reference]
+        fileprivate var outputs: [Owned<Record>]
+        fileprivate var owned: [Owned<Reference>]
+        var progress: [TopicPartition: Progress]
+        var step: Step { Step(outputs: self.outputs.map(\.value), progress: self.progress) }
+        var releases: [Reference] { self.owned.map(\.value) }
         /// As they are once the step is durable.
         var commands: [OperatorCommand]
     }
@@ -28,9 +37,31 @@ struct StepBuilder: Sendable {
     /// The log does not take steps now: no new work begins.
     var isStuck: Bool { self.failureCount > 0 }
 
-    mutating func add(_ outputs: [Record]) {
-        self.outputs.append(contentsOf: outputs)
+    mutating func add(_ outputs: [Record], of partition: TopicPartition? = nil) {
+        for output in outputs { self.outputs.append(Owned(partition: partition, value: output)) }
         self.hasProgress = true
+    }
+
+    mutating func release(_ reference: Reference, of partition: TopicPartition) {
+        self.releases.append(Owned(partition: partition, value: reference))
+    }
+
+    /// Whether something of these partitions waits to be written or is being written.
+    func concerns(_ partitions: Set<TopicPartition>) -> Bool {
+        if let inFlight, inFlight.progress.keys.contains(where: partitions.contains) { return true }
+        return self.outputs.contains { $0.partition.map(partitions.contains) ?? false }
+    }
+
+    /// Another member owns these partitions: what was not written of them is not ours to write. A step that is being
+    /// written is decided by the log; when it comes again, it comes without them.
+    mutating func drop(_ partitions: Set<TopicPartition>) {
+        func isKept(_ partition: TopicPartition?) -> Bool { partition.map { !partitions.contains($0) } ?? true }
+        self.outputs.removeAll { !isKept($0.partition) }
+        self.releases.removeAll { !isKept($0.partition) }
+        self.inFlight?.outputs.removeAll { !isKept($0.partition) }
+        self.inFlight?.owned.removeAll { !isKept($0.partition) }
+        for partition in partitions { self.inFlight?.progress[partition] = nil }
+        if let inFlight, !self.isWriting, inFlight.outputs.isEmpty, inFlight.progress.isEmpty { self.inFlight = nil }
     }
 
     /// Whether a step may be written now; a failed one comes again after a pause.
@@ -43,12 +74,17 @@ struct StepBuilder: Sendable {
     mutating func next(progress: [TopicPartition: Progress], commands: [OperatorCommand]) -> Step {
         self.isWriting = true
         if let inFlight = self.inFlight { return inFlight.step }
-        let step = Step(outputs: self.outputs, progress: progress)
-        self.inFlight = InFlight(step: step, releases: self.releases, commands: commands)
+        let inFlight = InFlight(
+            outputs: self.outputs,
+            owned: self.releases,
+            progress: progress,
+            commands: commands
+        )
+        self.inFlight = inFlight
         self.outputs = []
         self.releases = []
         self.hasProgress = false
-        return step
+        return inFlight.step
     }
 
     /// The step is durable. Returns what it was.
@@ -76,11 +112,6 @@ struct StepBuilder: Sendable {
         let jobs = self.retryAppends
         self.retryAppends = []
         return jobs
-    }
-
-    /// Another member owns the partitions: what was not written is not ours to write.
-    mutating func discard() {
-        self = StepBuilder()
     }
 }
 
@@ -110,17 +141,17 @@ extension DeliveryCore {
             if let step = self.builder.succeeded() { self.becameDurable(step) }
             self.flush(now: now)
             for id in Array(self.partitions.keys) { self.advance(id, now: now) }
+            self.wakeMore(now: now)
             self.readMore()
             self.dispatchStarved(now: now)
-        case .failure(let error) where error.code == .fenced:
-            self.builder.discard()
         case .failure:
+            // Fenced: the partitions that were lost are dropped when the log says which; the rest comes again.
             self.builder.failed(now: now)
         }
     }
 
     private mutating func becameDurable(_ written: StepBuilder.InFlight) {
-        for (id, progress) in written.step.progress { self.partitions[id]?.durable = progress }
+        for (id, progress) in written.progress { self.partitions[id]?.durable = progress }
         self.durableCommands = written.commands
         if !written.releases.isEmpty { self.act(.release(written.releases)) }
     }

@@ -67,6 +67,10 @@ struct DeliveryCore: Sendable {
         /// For the logger and the counters.
         case report(Outcome)
         case parked(site: String, delay: Int64)
+        /// Begin a command that wakes what is parked for the site, or say ``wakeFailed(site:now:)``.
+        case wake(site: String)
+        /// Then ``scanned(_:_:_:upTo:now:)`` or ``scanFailed(_:)``. An empty result is up to `end`.
+        case scan(command: String, TopicPartition, from: Offset, end: Offset, countMax: Int)
         case dead(Position, reason: String)
     }
 
@@ -121,6 +125,8 @@ struct DeliveryCore: Sendable {
         /// Attempts that ended before they began, on a connection the remote had given up.
         var staleCount = 0
         var heldOctets: Int
+
+        var wasParked: Bool { self.entry.parkedSince != nil }
     }
 
     /// What happens once content was read.
@@ -161,7 +167,11 @@ struct DeliveryCore: Sendable {
     var commands: [OperatorCommand] = []
     /// The commands as the last durable step left them, for views.
     var durableCommands: [OperatorCommand] = []
+    /// What is going on for commands that wake parked mail, by their ids.
+    var wakes: [String: Wake] = [:]
     var isDraining = false
+    /// Partitions that go to another member as soon as what is past its final dot was answered.
+    var leaving: Set<TopicPartition> = []
 
     init(configuration: Configuration) {
         precondition(configuration.windowCountMax <= Progress.incompleteCountMax)
@@ -202,9 +212,47 @@ struct DeliveryCore: Sendable {
         }
     }
 
-    /// These partitions are no longer ours: what is not being tried is forgotten, what is being tried is ended.
+    /// These partitions go to another member: what is not being tried is forgotten, what is being tried is ended unless
+    /// it is past its final dot. Then ``isSettled(_:)`` says when ``revoked(_:)`` may follow.
+    mutating func revoking(_ partitions: [TopicPartition], now: Int64) {
+        self.leaving.formUnion(partitions)
+        for job in Array(self.jobs.values) where self.leaving.contains(job.position.partition) {
+            switch job.stage {
+            case .routing, .reading, .ready: self.forget(job)
+            case .attempting, .appending: break
+            }
+        }
+        for (id, connection) in self.connections {
+            guard let job = connection.job.flatMap({ self.jobs[$0] }),
+                self.leaving.contains(job.position.partition)
+            else { continue }
+            self.act(.abort(connection: id))
+        }
+        self.flush(now: now)
+    }
+
+    /// Whether nothing of these partitions is being tried, waited for or written.
+    func isSettled(_ partitions: [TopicPartition]) -> Bool {
+        let leaving = Set(partitions)
+        return !self.builder.concerns(leaving) && self.dirtyPartitions.isDisjoint(with: leaving)
+            && !self.jobs.values.contains { leaving.contains($0.position.partition) }
+    }
+
+    /// The log begins at `start`: what was to be worked on below it is lost.
+    mutating func truncated(_ partition: TopicPartition, start: Offset) {
+        self.partitions[partition]?.window.drop(below: start)
+        self.dirtyPartitions.insert(partition)
+        self.builder.add([], of: partition)
+    }
+
+    /// These partitions are no longer ours: all that is in memory of them is forgotten, and what was not written of
+    /// them is not ours to write.
     mutating func revoked(_ partitions: [TopicPartition]) {
         let gone = Set(partitions)
+        self.leaving.subtract(gone)
+        self.dirtyPartitions.subtract(gone)
+        self.builder.drop(gone)
+        self.forgetCommands(in: gone)
         for job in Array(self.jobs.values) where gone.contains(job.position.partition) {
             self.forget(job)
         }
@@ -216,8 +264,9 @@ struct DeliveryCore: Sendable {
     }
 
     mutating func received(_ partition: TopicPartition, _ records: [StoredRecord], now: Int64) {
-        guard self.partitions[partition] != nil else { return }
+        guard self.partitions[partition] != nil, !self.leaving.contains(partition) else { return }
         for record in records {
+            guard self.partitions[partition]?.window.isOpen(record.position.offset) == true else { continue }
             self.heldOctets += record.size
             let pending: Pending
             do throws(RecordLogError) {
@@ -236,6 +285,7 @@ struct DeliveryCore: Sendable {
         }
         self.tickSites(now: now)
         self.tickCommands()
+        self.wakeMore(now: now)
         self.readMore()
         self.flush(now: now)
     }
@@ -250,7 +300,7 @@ struct DeliveryCore: Sendable {
 
     /// Works on the partition's next records as far as its window, its sites and the clock allow.
     mutating func advance(_ id: TopicPartition, now: Int64) {
-        guard !self.isDraining, !self.builder.isStuck else { return }
+        guard !self.isDraining, !self.builder.isStuck, !self.leaving.contains(id) else { return }
         while let pending = self.partitions[id]?.backlog.first, self.mayActivate(pending, of: id, now: now) {
             self.partitions[id]?.backlog.removeFirst()
             self.activate(pending, of: id, now: now)
@@ -274,7 +324,9 @@ struct DeliveryCore: Sendable {
             (partition.siteCounts[number] ?? 0) >= self.windowShare,
             let site = self.sites[number]
         else { return true }
-        return site.isBackingOff(now: now) || self.expectedWait(site, now: now) > self.configuration.patience
+        let wasParked = pending.entry?.parkedSince != nil
+        let wait = self.expectedWait(site, wasParked: wasParked, now: now)
+        return site.isBackingOff(now: now) || wait > self.configuration.patience
     }
 
     var windowShare: Int { max(1, self.configuration.windowCountMax / self.configuration.windowShareDivisor) }
@@ -471,7 +523,7 @@ struct DeliveryCore: Sendable {
         }
         self.sites[site]?.jobCount -= 1
         if case .ready = job.stage {
-            self.sites[site]?.ready.removeAll { $0 == job.id }
+            self.sites[site]?.ready.remove(job.id)
         }
     }
 
@@ -482,7 +534,7 @@ struct DeliveryCore: Sendable {
         if isFinal, let content = job.entry.content, !job.entry.isContentShared,
             content.position.partition.topic == .content
         {
-            self.builder.releases.append(content)
+            self.builder.release(content, of: job.position.partition)
         }
         self.complete(job.position, outputs: outputs)
     }
@@ -491,6 +543,6 @@ struct DeliveryCore: Sendable {
         guard self.partitions[position.partition] != nil else { return }
         self.partitions[position.partition]?.window.finish(position.offset)
         self.dirtyPartitions.insert(position.partition)
-        self.builder.add(outputs)
+        self.builder.add(outputs, of: position.partition)
     }
 }

@@ -21,6 +21,8 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         /// A record was dealt with: the mark is needed until all have been passed. Of wakes only.
         var hasMatched: Bool?
 
+        var place: TopicPartition { TopicPartition(Topic(self.topic), self.partition) }
+
         func covers(_ offset: Offset) -> Bool {
             offset.rawValue < self.scanned && !self.excluded.contains(offset.rawValue)
         }
@@ -36,17 +38,21 @@ struct OperatorCommand: Hashable, Sendable, Codable {
     var isWake: Bool { self.wakesParked ?? false }
 
     static let keyPrefix = "command/"
-    var key: String { Self.keyPrefix + self.id }
+
+    /// Each partition's part of a command is a record of its own, which only the partition's owner rewrites.
+    func key(_ mark: Mark) -> String { "\(Self.keyPrefix)\(self.id)/\(mark.topic)/\(mark.partition)" }
 
     func mark(_ partition: TopicPartition) -> Mark? {
         self.marks.first { $0.partition == partition.partition && $0.topic == partition.topic.name }
     }
 
-    /// The record that makes its state durable; an empty value forgets it.
-    func record(isOver: Bool) -> Record {
+    /// The record that makes the state in one partition durable; an empty value forgets it.
+    func record(_ mark: Mark, isOver: Bool) -> Record {
+        var part = self
+        part.marks = [mark]
         // Only strings and integers: encoding cannot fail; an empty value would forget the command, which is safe.
-        let value = isOver ? Data() : (try? JSONEncoder().encode(self)) ?? Data()
-        return Record(topic: .control, key: self.key, value: ByteBuffer(bytes: value))
+        let value = isOver ? Data() : (try? JSONEncoder().encode(part)) ?? Data()
+        return Record(topic: .control, key: self.key(mark), value: ByteBuffer(bytes: value))
     }
 
     init(id: String, kind: AdminAPI.Command, predicate: AdminAPI.QueuePredicate, marks: [Mark]) {

@@ -1,10 +1,8 @@
-import DequeModule
-
 /// What is known and queued for one site: where mail for some destination domains really goes (DESIGN §5).
 struct Site: Sendable {
     var plan: SitePlan
-    /// Jobs with their content at hand, oldest first.
-    var ready: Deque<UInt64> = []
+    /// Jobs with their content at hand.
+    var ready = SiteQueue()
     /// Connections that wait for a transaction; the one used last is used first.
     var idle: [UInt64] = []
     var connectingCount = 0
@@ -18,6 +16,10 @@ struct Site: Sendable {
     /// When the present outage began, as seen here.
     private(set) var outageSince: Int64?
     private(set) var backoffUntil: Int64 = 0
+    /// Until when mail may be waiting that was parked behind an outage, as seen here.
+    var parkedUntil: Int64 = 0
+    /// When parked mail was last woken.
+    var wokenAt: Int64 = 0
     /// How long a transaction takes, smoothed, in milliseconds; 0 until one has finished.
     private(set) var transactionTime: Double = 0
     /// The last failure's text, for views.
@@ -45,9 +47,16 @@ struct Site: Sendable {
             self.transactionTime == 0 ? milliseconds : self.transactionTime * 0.9 + milliseconds * 0.1
     }
 
-    /// Milliseconds until what is ready now has been tried, by what transactions have taken; 0 while nothing is known.
-    var backlogTime: Int64 {
-        Int64(Double(self.ready.count) * self.transactionTime / Double(self.connectionCountLimit))
+    /// Milliseconds until a job that comes now is tried, by what transactions have taken; 0 while nothing is known.
+    func backlogTime(wasParked: Bool) -> Int64 {
+        let count = self.ready.countAhead(wasParked: wasParked)
+        return Int64(Double(count) * self.transactionTime / Double(self.connectionCountLimit))
+    }
+
+    /// A connection was made: the outage is over, as far as that tells.
+    mutating func reached() {
+        self.outageSince = nil
+        self.backoffUntil = 0
     }
 
     /// A connection was lost in a transaction: less at a time, but the site is there.
@@ -73,6 +82,10 @@ struct Site: Sendable {
         self.outageSince = self.outageSince ?? now
         let backoff = Self.backoffBase << Int64(min(self.failureCount - 1, 8))
         self.backoffUntil = now + min(backoff, Self.backoffMax)
+    }
+
+    mutating func mayBeParked(until: Int64) {
+        self.parkedUntil = max(self.parkedUntil, until)
     }
 
     /// An operator asked for an attempt now.

@@ -1,0 +1,133 @@
+import ClusterLog
+import Logging
+import NodeSupport
+import ServiceLifecycle
+
+/// Commands as records of `posthorn.control`: how they outlive their node and reach every partition's owner (DESIGN §5).
+///
+/// The node that is given a command writes a part of it for every partition. Each owner follows the topic and begins
+/// what concerns its partitions, and reads all parts again when it is assigned new ones; only the owner writes a part
+/// after that, in its steps.
+extension DeliveryEngine {
+    private static let controlScanCount = 500
+    /// Before the topic is followed again after a failure.
+    private static let followPause: Duration = .seconds(2)
+
+    /// Takes up what was under way in partitions that are ours now.
+    func restoreCommands(_ partitions: [TopicPartition]) async {
+        let own = Set(partitions)
+        while true {
+            do throws(RecordLogError) {
+                for (key, command) in try await self.readCommands() {
+                    self.knownMarks.insert(key)
+                    guard var command else { continue }
+                    command.marks.removeAll { !own.contains($0.place) }
+                    if !command.marks.isEmpty { self.core.restored(command) }
+                }
+                return
+            } catch {
+                self.logger.warning("Commands cannot be read yet", metadata: [LogKeys.error: "\(error)"])
+                guard error.isRetriable, !Task.isCancelled else { return }
+                // Mail that an operator took out must not be delivered: without its commands nothing begins.
+                try? await Task.sleep(for: Self.followPause)
+            }
+        }
+    }
+
+    /// The newest state of every part of a command, by key; `nil` for those that are over.
+    private func readCommands() async throws(RecordLogError) -> [String: OperatorCommand?] {
+        var newest: [String: OperatorCommand?] = [:]
+        for number in 0..<self.log.partitionCount {
+            let partition = TopicPartition(.control, Int32(number))
+            let bounds = try await self.log.bounds(partition)
+            var offset = bounds.lowerBound
+            while offset < bounds.upperBound {
+                let records = try await self.log.scan(partition, from: offset, recordCountMax: Self.controlScanCount)
+                guard let last = records.last else { break }
+                offset = last.position.offset.advanced(by: 1)
+                for record in records where record.key.hasPrefix(OperatorCommand.keyPrefix) {
+                    newest[record.key] = .some(OperatorCommand(record))
+                }
+            }
+        }
+        return newest
+    }
+
+    /// Scans on where a restored or adopted command stands. Wakes scan at their site's pace.
+    func resume(_ command: OperatorCommand) async {
+        guard !command.isWake else { return }
+        for mark in command.marks where mark.scanned < mark.end {
+            do throws(QueueAdministrationError) {
+                _ = try await self.scan(command.id, mark)
+            } catch {
+                self.logger.error(
+                    "A queue command could not be resumed",
+                    metadata: [LogKeys.reason: "\(error.reason)"]
+                )
+            }
+        }
+    }
+
+    /// Writes the parts of a new command that concern other nodes' partitions.
+    func tellOthers(_ command: OperatorCommand) async throws(QueueAdministrationError) {
+        let topics = try await self.ask { () async throws(RecordLogError) in try await self.log.topics() }
+        var records: [Record] = []
+        for topic in topics where topic == .accepted || topic == .held || topic.deferredDelay != nil {
+            guard command.concerns(topic) else { continue }
+            for number in 0..<self.log.partitionCount {
+                let partition = TopicPartition(topic, Int32(number))
+                guard self.core.partitions[partition] == nil else { continue }
+                let bounds = try await self.ask { () async throws(RecordLogError) in
+                    try await self.log.bounds(partition)
+                }
+                guard !bounds.isEmpty else { continue }
+                let mark = OperatorCommand.Mark(
+                    topic: topic.name,
+                    partition: partition.partition,
+                    end: bounds.upperBound.rawValue,
+                    scanned: bounds.lowerBound.rawValue
+                )
+                records.append(command.record(mark, isOver: false))
+            }
+        }
+        guard !records.isEmpty else { return }
+        _ = try await self.ask { () async throws(RecordLogError) in try await self.log.append(records) }
+    }
+
+    /// Begins what other nodes were told, until shutdown.
+    func followCommands() async {
+        let group = GroupID("posthorn.control-\(self.makeCommandID())")
+        try? await cancelWhenGracefulShutdown {
+            while !Task.isCancelled {
+                do {
+                    let tail = try await self.log.join(group, topics: TopicSelection(topics: [.control]))
+                    while let event = try await tail.next() {
+                        if case .records(_, let records) = event { await self.adopt(records) }
+                    }
+                    await tail.leave()
+                    return
+                } catch {
+                    await self.noteFollowFailure(error)
+                    try await Task.sleep(for: Self.followPause)
+                }
+            }
+        }
+    }
+
+    private func noteFollowFailure(_ error: any Error) {
+        self.logger.warning("posthorn.control cannot be read yet", metadata: [LogKeys.error: "\(error)"])
+    }
+
+    private func adopt(_ records: [StoredRecord]) {
+        for record in records {
+            guard record.key.hasPrefix(OperatorCommand.keyPrefix), !self.knownMarks.contains(record.key),
+                let command = OperatorCommand(record)
+            else { continue }
+            var adopted: OperatorCommand?
+            self.feed { core, now in adopted = core.adopt(command, now: now) }
+            guard let adopted else { continue }
+            self.knownMarks.insert(record.key)
+            self.resumeSoon(adopted)
+        }
+    }
+}
