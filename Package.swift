@@ -12,6 +12,7 @@ let settings: [SwiftSetting] = [
 
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
 let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
@@ -19,6 +20,7 @@ let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "sw
 let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let protobuf = Target.Dependency.product(name: "SwiftProtobuf", package: "swift-protobuf")
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 let collections = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
@@ -53,6 +55,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.34.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
     ],
@@ -117,13 +120,22 @@ let package = Package(
             "Node/Bounce",
             ["Mail", "Reports", "Records", "ClusterLog", "NodeSupport", nioCore, lifecycle, logging]
         ),
+        library(
+            // Not Metrics, which is a dependency's module, nor MetricsService, which is its type.
+            "MetricsRole",
+            "Node/Metrics",
+            [
+                "Mail", "Records", "ClusterLog", "NodeSupport", nioCore, nioHTTP1, httpClient, lifecycle, logging,
+                collections,
+            ]
+        ),
         library("Admin", "Node/Admin", ["NodeSupport", hummingbird, lifecycle, logging, nioCore]),
         .executableTarget(
             name: "posthorn",
             dependencies: [
-                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "EmbeddedLog", "KafkaLog", "NodeSupport", "Resolver", "Ingress",
-                "Delivery", "Bounce", "Admin", "Digests", nioCore, nioPosix, nioSSL, lifecycle, unixSignals, logging,
-                argumentParser, yams,
+                "Mail", "SMTP", "DNS", "Records", "ClusterLog", "EmbeddedLog", "KafkaLog", "NodeSupport", "Resolver",
+                "Ingress", "Delivery", "Bounce", "MetricsRole", "Admin", "Digests", nioCore, nioPosix, nioSSL,
+                lifecycle, unixSignals, logging, argumentParser, yams,
             ],
             path: "Sources/Node/posthorn",
             swiftSettings: settings
@@ -158,6 +170,13 @@ let package = Package(
             "BounceTests",
             "BounceTests",
             ["Bounce", "NodeSupport", "Records", "ClusterLog", "Mail", nioCore, lifecycle, logging]
+        ),
+        tests(
+            "MetricsServiceTests",
+            "MetricsTests",
+            [
+                "MetricsRole", "Admin", "NodeSupport", "Records", "ClusterLog", "Mail", nioCore, lifecycle, logging,
+            ]
         ),
         tests("SupportTests", "SupportTests", ["NodeSupport", "Admin", nioCore, nioPosix, logging]),
         tests(

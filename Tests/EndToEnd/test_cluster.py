@@ -169,11 +169,38 @@ def test_large_content_goes_in_parts(make_cluster, make_server):
     assert deliveries[0].body == content
 
 
+def test_a_command_reaches_every_owner_and_the_index_shows_the_queue(make_cluster, make_server):
+    """Mail waits in several partitions owned by several nodes: one `queue remove` takes all of it out, and the metrics
+    node tells of it before and after."""
+    server = make_server(script=lambda phase, session: "451 4.3.0 Busy" if phase == "rcpt" else None)
+    cluster = make_cluster(
+        **routed(server.address), retry={"tiers": ["1s", "2s", "60s"], "schedule": ["60s"], "lifetime": "10m"}
+    )
+    if cluster.kafka.is_mock:
+        cluster.kafka.create([f"{cluster.prefix}.deferred.1m"], 4)
+    cluster.start(ingress=1, delivery=2, metrics=1)
+    for number in range(40):
+        cluster.of("ingress")[0].send("a@sender.example", f"b{number}@d{number}.example")
+    metrics = cluster.of("metrics")[0]
+    wait_until(lambda: metrics.queue("summary")["messages"] == 40, "the index shows what waits", 60, 0.5)
+    message = metrics.queue("list")["messages"][0]["id"]
+    assert metrics.queue("show", message)["id"] == message
+    cluster.of("delivery")[0].queue("remove", "--all", "--yes")
+    wait_until(
+        lambda: sum(each["kind"] == "removed" for each in cluster.outcomes()) >= 40, "all are removed", 60, 1.0
+    )
+    wait_until(lambda: metrics.queue("summary")["messages"] == 0, "the index is empty", 60, 0.5)
+    count = finals(cluster.outcomes())
+    assert len(count) == 40
+    if not cluster.kafka.is_mock:
+        assert set(count.values()) == {1}
+
+
 def test_any_node_may_die(make_cluster, make_sink, report, kafka, at_end):
-    """2 ingress, 3 delivery, 1 bounce under load; kill -9 and start again at random, one stopped for longer than its
+    """2 ingress, 3 delivery, 1 bounce, 1 metrics under load; kill -9 and start again at random, one stopped for longer than its
     session; the destination refuses a tenth for now."""
     sink = make_sink("--tempfail", "rcpt=0.1")
-    cluster = make_cluster(**routed(sink.address)).start(ingress=2, delivery=3, bounce=1)
+    cluster = make_cluster(**routed(sink.address)).start(ingress=2, delivery=3, bounce=1, metrics=1)
     load = Load(cluster.of("ingress"), 1500, pause=0.05)
     at_end.callback(load.stopped.set)
     choice = random.Random(20261124)
@@ -182,8 +209,8 @@ def test_any_node_may_die(make_cluster, make_sink, report, kafka, at_end):
     stopped.process.child.send_signal(signal.SIGSTOP)
     settle(9)
     stopped.process.child.send_signal(signal.SIGCONT)
-    for _ in range(4):
-        node = choice.choice(cluster.nodes)
+    for role in ("delivery", "ingress", "delivery", "metrics", "bounce"):
+        node = choice.choice(cluster.of(role))
         node.kill()
         kills += node.role == "delivery"
         settle(choice.uniform(0.5, 2.5))
@@ -192,7 +219,7 @@ def test_any_node_may_die(make_cluster, make_sink, report, kafka, at_end):
     load.join()
     # message-life.md: for each loss of a delivery node, what was past its final dot and the work of two steps.
     bound = (kills + 1) * (3 * 8 + 150)
-    check(cluster, load, sink, report, f"kill -9 of 4 nodes ({kills} delivery), one stopped 9 s", bound)
+    check(cluster, load, sink, report, f"kill -9 of 5 nodes ({kills} delivery), one stopped 9 s", bound)
 
 
 def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster, make_sink, report, at_end):

@@ -45,6 +45,30 @@ struct MetricsRegistryTests {
         #expect(first === second)
     }
 
+    @Test("What is kept elsewhere is read when asked: whole families and histograms, bounded like the others")
+    func readsElsewhere() {
+        let registry = MetricsRegistry()
+        registry.counters("c_total", help: "C.") {
+            [
+                MetricSample(labels: ["site": "b\"", "kind": "x"], value: 3),
+                MetricSample(labels: ["site": "a", "kind": "x"], value: 2),
+            ]
+        }
+        registry.gauges("g", help: "G.") {
+            (0..<1_002).map { MetricSample(labels: ["n": "\($0)"], value: 1) }
+        }
+        registry.histogram("h_seconds", help: "H.") {
+            HistogramReading(bounds: [0.5, 1], cumulativeCounts: [1, 1, 4], sum: 9.5)
+        }
+        let text = registry.exposition()
+        #expect(text.contains("# TYPE c_total counter\nc_total{kind=\"x\",site=\"a\"} 2\n"))
+        #expect(text.contains("c_total{kind=\"x\",site=\"b\\\"\"} 3\n"))
+        #expect(text.split(separator: "\n").count { $0.hasPrefix("g{") } == MetricsRegistry.seriesCountMax)
+        #expect(text.contains("posthorn_metrics_series_refused_total 2\n"))
+        #expect(text.contains("h_seconds_bucket{le=\"1\"} 1\nh_seconds_bucket{le=\"+Inf\"} 4\n"))
+        #expect(text.contains("h_seconds_sum 9.5\nh_seconds_count 4\n"))
+    }
+
     @Test("A histogram counts up to and with each bound, in seconds")
     func countsInBuckets() {
         let registry = MetricsRegistry()

@@ -102,7 +102,7 @@ final class AppendProducer: Sendable {
                     try client.produce(record, to: self.partitioner.partition(for: record.key), owner: id, index: index)
                 } catch {
                     let report = DeliveryReport(owner: id, index: index, result: .failure(error))
-                    self.finish([report]).forEach { $0() }
+                    for complete in self.finish([report]) { complete() }
                 }
             }
         }
@@ -165,7 +165,7 @@ final class AppendProducer: Sendable {
                     break
                 }
             }
-            completions.forEach { $0() }
+            for complete in completions { complete() }
             if isBroken { self.replace(client) }
             let isDone = self.state.withLock { $0.isClosing && $0.pending.isEmpty }
             if isDone { break }
@@ -189,7 +189,7 @@ final class AppendProducer: Sendable {
         } catch {
             self.logger.critical("Kafka: no producer could be made", metadata: ["error": "\(error)"])
         }
-        completions.forEach { $0() }
+        for complete in completions { complete() }
     }
 
     /// Refuses what comes after, waits for what was appended (at most the append timeout), ends the thread.

@@ -193,7 +193,7 @@ final class KafkaGroupMember: GroupMember {
             state.hasEnded = true
             return exchange(&state.leaving, with: [])
         }
-        leaving.forEach { $0.resume() }
+        for continuation in leaving { continuation.resume() }
     }
 
     private func handle(_ event: KafkaEvent) {

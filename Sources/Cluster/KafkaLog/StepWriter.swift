@@ -31,6 +31,9 @@ final class StepWriter: Sendable {
     private static let patience = 10.0
     private static let retryPause = 20
     private static let callTimeout: Int32 = 5_000
+    private static let abortTimeout: Int32 = 1_000
+    /// Tenths of seconds without a report before an abort is tried again all the same.
+    private static let reportWaitCountMax = 50
 
     private let configuration: KafkaConfiguration
     private let transactionalID: String
@@ -167,7 +170,7 @@ final class StepWriter: Sendable {
     /// The mock cluster answers TxnOffsetCommit and keeps nothing of it.
     private func commitApart(_ step: Step) throws(KafkaError) {
         guard self.configuration.commitsApart, !step.progress.isEmpty else { return }
-        for _ in 0..<50 {
+        for _ in 0..<500 {
             do {
                 return try self.membership.commit(step.progress)
             } catch {
@@ -196,9 +199,14 @@ final class StepWriter: Sendable {
         guard let client = producer.client else { return }
         if !error.isFatal {
             do throws(KafkaError) {
-                try self.retrying { () throws(KafkaError) in try client.abortTransaction(timeout: Self.callTimeout) }
-                // The reports of what was aborted.
-                while client.queuedCount > 0 { _ = client.poll(timeout: 100) }
+                try self.retrying { () throws(KafkaError) in
+                    // An abort waits for every report to have been taken, and only this thread takes them.
+                    var waits = 0
+                    while client.queuedCount > 0, waits < Self.reportWaitCountMax {
+                        if client.poll(timeout: 100).isEmpty { waits += 1 }
+                    }
+                    try client.abortTransaction(timeout: Self.abortTimeout)
+                }
                 return
             } catch {
                 self.logger.warning("Kafka: a transaction could not be aborted", metadata: ["error": "\(error)"])
@@ -207,7 +215,6 @@ final class StepWriter: Sendable {
         producer.client = nil
     }
 
-    /// After a commit of which the end is not known: the group's progress tells, since every step's is its own.
     /// Making the next producer has ended the old transaction one way or the other.
     private func wasCommitted(_ step: Step) throws(KafkaError) -> Bool {
         guard let (partition, progress) = step.progress.first else { return false }

@@ -56,6 +56,7 @@ public struct AdminServer: Service {
     public func run() async throws {
         let bindAddress: BindAddress =
             switch self.address {
+            case .host("::", let port): .hostname(Self.everyAddress(port: port), port: port)
             case .host(let host, let port): .hostname(host, port: port)
             case .unixSocket(let path): .unixDomainSocket(path: path)
             }
@@ -89,5 +90,10 @@ public struct AdminServer: Service {
             logger: serverLogger
         )
         try await application.run()
+    }
+
+    /// The server binds by name, and the resolver knows no "::" where no interface has IPv6, as in most containers.
+    private static func everyAddress(port: Int) -> String {
+        (try? SocketAddress.makeAddressResolvingHost("::", port: port)) == nil ? "0.0.0.0" : "::"
     }
 }

@@ -143,7 +143,7 @@ extension DeliveryEngine: QueueAdministration {
             matched += try await self.scan(scoped.id, mark)
         }
         if self.log.isShared { try await self.tellOthers(new) }
-        return AdminAPI.QueueCommandResult(matched: matched)
+        return AdminAPI.QueueCommandResult(matched: matched, toldOthers: self.log.isShared ? true : nil)
     }
 
     /// What a command that is given now is about in a partition.

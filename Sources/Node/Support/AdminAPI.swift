@@ -222,9 +222,12 @@ public enum AdminAPI {
     public struct QueueCommandResult: Codable, Hashable, Sendable {
         /// Recipients the command is about, as far as is known when it is answered.
         public var matched: Int
+        /// The other nodes of the cluster were told, and have not answered yet: ``matched`` is about this node's mail.
+        public var toldOthers: Bool?
 
-        public init(matched: Int) {
+        public init(matched: Int, toldOthers: Bool? = nil) {
             self.matched = matched
+            self.toldOthers = toldOthers
         }
     }
 }

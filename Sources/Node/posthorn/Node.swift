@@ -8,6 +8,7 @@ import Foundation
 import Ingress
 import KafkaLog
 import Logging
+import MetricsRole
 import NIOCore
 import NIOPosix
 import NIOSSL
@@ -59,21 +60,35 @@ struct Node {
                 metrics: metrics,
                 logger: logger
             ) : nil
+        let token = try self.configuration.admin.tokenFile.map { try firstLine(ofFile: $0) }
+        // On one machine the delivery role answers for the queue, from the log itself.
+        let index =
+            roles.contains(.metrics) && log.isShared
+            ? MetricsService(
+                settings: MetricsSettings(self.configuration, nodeID: self.makeNodeID(), token: token),
+                log: log,
+                clock: clock,
+                metrics: metrics,
+                logger: logger
+            ) : nil
         var services: [any Service] = []
         if let address = self.configuration.admin.address {
-            let token = try self.configuration.admin.tokenFile.map { try firstLine(ofFile: $0) }
+            if let index { index.announce(try self.reachableAddress(address)) }
             services.append(
                 AdminServer(
                     address: address,
                     token: token,
                     metrics: metrics,
                     readiness: readiness,
-                    queue: delivery,
+                    queue: index.map { ClusterAdministration(views: $0, commands: delivery) } ?? delivery,
+                    tracing: index,
+                    index: index?.index,
                     logger: logger
                 )
             )
         }
         // Shut down from the last to the first, each awaited before the next.
+        if let index { services.append(index) }
         if roles.contains(.bounce) {
             let settings = BounceSettings(self.configuration)
             services.append(
@@ -129,6 +144,20 @@ struct Node {
     }
 
     // MARK: Parts
+
+    /// Unique in the cluster, and readable.
+    private func makeNodeID() -> String {
+        "\(self.configuration.hostname)-\(String(UInt32.random(in: .min ... .max), radix: 36))"
+    }
+
+    /// Where other nodes reach the admin listener: the host name, when it listens on every address.
+    private func reachableAddress(_ address: Endpoint) throws -> Endpoint {
+        switch address {
+        case .host("0.0.0.0", let port), .host("::", let port):
+            .host(ProcessInfo.processInfo.hostName, port: port)
+        case .host, .unixSocket: address
+        }
+    }
 
     private func openLog(_ logger: Logger) async throws -> any RecordLog {
         guard self.configuration.kafka.isUsed else { return try self.openEmbeddedLog(logger) }

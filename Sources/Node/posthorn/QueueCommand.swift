@@ -200,7 +200,8 @@ struct QueueCommand: ParsableCommand {
         try connection.print(
             { try $0.post("/queue/\(command.rawValue)", selection.predicate) },
             format: { (result: AdminAPI.QueueCommandResult) in
-                "\(result.matched) recipient\(result.matched == 1 ? "" : "s") \(consequence)."
+                let others = result.toldOthers == true ? " on this node; the other nodes were told" : ""
+                return "\(result.matched) recipient\(result.matched == 1 ? "" : "s") \(consequence)\(others)."
             }
         )
     }
@@ -209,7 +210,10 @@ struct QueueCommand: ParsableCommand {
 /// Queue answers as text.
 enum QueueText {
     static func summary(_ summary: AdminAPI.QueueSummary) -> String {
-        guard summary.messages > 0 || !summary.sites.isEmpty else { return "Nothing waits." }
+        let notes = Self.notes(summary)
+        guard summary.messages > 0 || !summary.sites.isEmpty else {
+            return (notes.isEmpty ? ["Nothing waits."] : notes).joined(separator: "\n")
+        }
         var table = TextTable(
             header: ["SITE", "ACTIVE", "DEFERRED", "HELD", "OLDEST", "CONNECTIONS", "LAST ERROR"],
             numeric: [1, 2, 3, 4, 5]
@@ -225,11 +229,25 @@ enum QueueText {
         let oldest = summary.oldest.map { ", the oldest from \(Self.from($0)) ago" } ?? ""
         let total =
             "\(summary.messages) messages to \(summary.recipients) recipients, \(Quantity.size(summary.octets))\(oldest)"
-        return table.text + "\n" + total
+        return ([table.text, total] + notes).joined(separator: "\n")
+    }
+
+    /// What a cluster's answer says besides its table.
+    private static func notes(_ summary: AdminAPI.QueueSummary) -> [String] {
+        var notes: [String] = []
+        if let count = summary.notAttempted, count > 0 { notes.append("\(count) accepted and not attempted yet") }
+        let tiers = (summary.tiers ?? []).filter { $0.records > 0 }.map { "\($0.topic): \($0.records)" }
+        if !tiers.isEmpty { notes.append("records that wait in \(tiers.joined(separator: ", "))") }
+        return notes + Self.missing(summary.missing)
+    }
+
+    private static func missing(_ missing: [String]?) -> [String] {
+        (missing ?? []).map { "Not complete: \($0)." }
     }
 
     static func list(_ list: AdminAPI.QueueList) -> String {
-        guard !list.messages.isEmpty else { return "Nothing waits." }
+        let missing = Self.missing(list.missing)
+        guard !list.messages.isEmpty else { return (["Nothing waits."] + missing).joined(separator: "\n") }
         var table = TextTable(
             header: ["ID", "AGE", "SIZE", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT", "LAST REPLY"],
             numeric: [1, 2, 6, 7]
@@ -242,17 +260,19 @@ enum QueueText {
                 )
             }
         }
-        return list.isTruncated ? table.text + "\nThere are more: see --limit." : table.text
+        let more = list.isTruncated ? ["There are more: see --limit."] : []
+        return ([table.text] + more + missing).joined(separator: "\n")
     }
 
     static func message(_ message: AdminAPI.QueuedMessage) -> String {
         var table = TextTable(header: ["RECIPIENT", "STATE", "TRIES", "NEXT", "LAST REPLY"], numeric: [2, 3])
         table.rows = message.recipients.map(Self.cells)
         let expires = message.expires.map { ", expires in \(Self.from($0))" } ?? ""
+        let missing = Self.missing(message.missing).map { "\n\($0)" }.joined()
         return """
             \(message.id) from \(Self.sender(message)), \(Quantity.size(message.octets)), \
             accepted \(Self.from(message.accepted)) ago\(expires)
-            \(table.text)
+            \(table.text)\(missing)
             """
     }
 
