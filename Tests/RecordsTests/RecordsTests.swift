@@ -77,6 +77,23 @@ struct QueueEntryTests {
         #expect(Data(Self.full.encoded()) == octets)
     }
 
+    /// Version 2: the same with content in parts, as `protoc --encode` writes it.
+    static let goldenV2 = """
+        CAIR782riWdFIwEZEDJUdpi63P4iAXMqDnNlbmRlci5leGFtcGxlMiwKAXISDGRlc3QuZXhhbXBsZRgDIAUqFXJmYzgyMjtyQGRlc3Qu\
+        ZXhhbXBsZTIUCgLDvBIMZGVzdC5leGFtcGxlGAQ4AUABSAJSAmUxWPug8cKxNGCAIGo2CgkxOTIuMC4yLjcSDmNsaWVudC5leGFtcGxl\
+        GgR1c2VyIgdFU01UUFNBKgpzdWJtaXNzaW9ucAJ6OAoBYxIQcG9zdGhvcm4uY29udGVudBgFIE0qAjAxMIAgOhAAAQIDBAUGBwgJCgsM\
+        DQ4PQgQBApgHgAHop/HCsTSIAQGQAdCv8cKxNJgBAQ==
+        """
+
+    @Test("The golden octets of version 2 name the parts of content, and are still written")
+    func readsGoldenOfParts() throws {
+        var entry = Self.full
+        entry.content?.further = [Offset(78), Offset(80), Offset(1_000)]
+        let octets = try #require(Data(base64Encoded: Self.goldenV2))
+        #expect(try QueueEntry(decoding: ByteBuffer(bytes: octets)) == entry)
+        #expect(Data(entry.encoded()) == octets)
+    }
+
     @Test("A null reverse-path stays one")
     func keepsNullPath() throws {
         var entry = Self.full

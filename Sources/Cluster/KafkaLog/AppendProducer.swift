@@ -24,7 +24,12 @@ final class AppendProducer: Sendable {
         var isClosing = false
         var client: KafkaClient?
         var areBrokersDown = false
+        /// An append was not acknowledged in time: until then no other is let to try.
+        var suspectUntil = DispatchTime(uptimeNanoseconds: 0)
     }
+
+    /// How long nothing is accepted after an append that was not acknowledged; the next one tries again.
+    private static let suspicion: DispatchTimeInterval = .seconds(5)
 
     private let configuration: KafkaConfiguration
     private let partitioner: Partitioner
@@ -58,6 +63,9 @@ final class AppendProducer: Sendable {
         get { self.state.withLock { $0.areBrokersDown } }
         set { self.state.withLock { $0.areBrokersDown = newValue } }
     }
+
+    /// The last append that was answered was not acknowledged, a moment ago.
+    var isSuspect: Bool { self.state.withLock { $0.suspectUntil > .now() } }
 
     /// Milliseconds that the oldest append has been waiting.
     var oldestAge: Int64 {
@@ -127,8 +135,18 @@ final class AppendProducer: Sendable {
                 state.pending[report.owner] = nil
                 pending.missing -= 1
                 switch report.result {
-                case .success(let position): pending.positions[report.index] = position
-                case .failure(let error): pending.failure = RecordLogError(error, while: "append")
+                case .success(let position):
+                    pending.positions[report.index] = position
+                    state.suspectUntil = DispatchTime(uptimeNanoseconds: 0)
+                case .failure(let error):
+                    pending.failure = RecordLogError(error, while: "append")
+                    if error.is(
+                        RD_KAFKA_RESP_ERR__MSG_TIMED_OUT,
+                        RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+                        RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND
+                    ) {
+                        state.suspectUntil = .now() + Self.suspicion
+                    }
                 }
                 guard pending.missing == 0 else {
                     state.pending[report.owner] = pending

@@ -135,7 +135,7 @@ public final class KafkaLog: RecordLog {
         let (problem, isClosed) = self.state.withLock { ($0.problem, $0.isClosed) }
         if isClosed { return .unavailable(reason: "closed") }
         if self.appends.areBrokersDown { return .unavailable(reason: "no broker can be reached") }
-        if self.appends.oldestAge > self.configuration.breakerAge {
+        if self.appends.isSuspect || self.appends.oldestAge > self.configuration.breakerAge {
             return .unavailable(reason: "the brokers do not acknowledge appends")
         }
         return problem.map { .unavailable(reason: $0) } ?? .writable
