@@ -134,7 +134,7 @@ struct ClusterQueueTests {
         let strict = TestNode("strict", log: self.log, token: "secret")
         try await self.withNodes([(right, "secret"), (strict, "another")]) {
             try await eventually { try await TestNode.hasReadAll([right, strict], self.log) }
-            try await eventually { try await right.service.summary().missing?.count == 1 }
+            try await eventually { right.service.announcements.first?.partitions == strict.index?.partitions }
             let summary = try await right.service.summary()
             #expect(summary.missing?.first?.hasPrefix("strict at 127.0.0.1:") == true)
             #expect(summary.missing?.first?.contains("token") == true)

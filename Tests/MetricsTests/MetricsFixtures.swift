@@ -124,11 +124,14 @@ struct TestNode {
         try await running
     }
 
-    /// Whether everything in the log's outcomes has been looked at by one of the nodes, each partition by one.
+    /// Whether everything in the log's outcomes has been looked at by the nodes, each partition by one, and each node has
+    /// its share: none is about to move.
     static func hasReadAll(_ nodes: [TestNode], _ log: InMemoryLog) async throws -> Bool {
         var positions: [Int32: Offset] = [:]
         for node in nodes {
-            for (partition, offset) in node.index?.with({ $0.positions }) ?? [:] {
+            let own = node.index?.with { $0.positions } ?? [:]
+            guard own.count >= log.partitionCount / nodes.count else { return false }
+            for (partition, offset) in own {
                 guard positions.updateValue(offset, forKey: partition) == nil else { return false }
             }
         }

@@ -105,7 +105,7 @@ struct OutcomeIndexTests {
     func survivesNumbers(number: Int64) {
         var outcome = TestMessage(number: 1).outcome(.deferred)
         outcome.time = number
-        outcome.acceptedAt = -(number &+ 1)
+        outcome.acceptedAt = ~number
         outcome.duration = number
         outcome.nextDueAt = number
         outcome.contentSize = Int(number)

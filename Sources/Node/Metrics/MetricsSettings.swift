@@ -20,9 +20,9 @@ public struct MetricsSettings: Hashable, Sendable {
     public var siteCountMax = 1_000
     /// Recipients without a final state that are indexed. Beyond it they are counted and not indexed.
     ///
-    /// A recipient costs about 450 octets, so the default is about 450 MB when a million recipients wait.
+    /// A recipient costs about 550 octets (`IndexMemoryTests`), so a million that wait are about 550 MB.
     public var liveCountMax = 1_000_000
-    /// Recipients with a final state that are kept, the newest; about 350 octets each.
+    /// Recipients with a final state that are kept, the newest; about 460 octets each.
     public var recentCountMax = 200_000
     /// How long a recipient with a final state is kept at most.
     public var recentAge: Duration = .seconds(86_400)
