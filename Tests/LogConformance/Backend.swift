@@ -15,6 +15,11 @@ enum Backend: String, CaseIterable, Sendable, CustomTestStringConvertible {
 
     var testDescription: String { self.rawValue }
 
+    /// Those that can be asked to rebalance: the mock's coordinator sometimes never ends it.
+    static var withSeveralMembers: [Backend] {
+        KafkaCluster.shared.isMock ? [.memory, .embedded] : Backend.allCases
+    }
+
     /// Runs a body with a fresh log, and closes it.
     ///
     /// - Parameter topics: those that exist from the beginning, where topics have to be made.
