@@ -177,7 +177,7 @@ class Sink:
 class Posthorn:
     name = "Posthorn"
 
-    def __init__(self, scratch, sink_port, extra=""):
+    def __init__(self, scratch, sink_port, extra="", routes=""):
         self.binary = pathlib.Path(os.environ.get("POSTHORN_TEST_BINARY", ROOT / ".build/release/posthorn"))
         if not self.binary.exists():
             subprocess.run(
@@ -194,7 +194,7 @@ listeners:
     address: 127.0.0.1
     port: {self.port}
 routes:
-  - match: "*"
+{routes}  - match: "*"
     via: smtp 127.0.0.1:{sink_port}
 admin:
   address: 127.0.0.1:{self.admin_port}
@@ -219,9 +219,9 @@ logging:
         return sum(tree(self.pid).values())
 
     def queue(self, *arguments):
-        subprocess.run(
-            [self.binary, "queue", *arguments, "--admin", f"127.0.0.1:{self.admin_port}"], check=True,
-            stdout=subprocess.DEVNULL)
+        """The command, under way."""
+        return subprocess.Popen(
+            [self.binary, "queue", *arguments, "--admin", f"127.0.0.1:{self.admin_port}"], stdout=subprocess.DEVNULL)
 
     def stop(self, how=signal.SIGTERM):
         if self.process.poll() is None:
@@ -332,9 +332,9 @@ scache    unix  -  -  n  -     1    scache
             self.process.wait()
 
 
-def source(port, count, size, is_kept, sessions=20):
+def source(port, count, size, is_kept, sessions=20, destination=DESTINATION):
     """Sends `count` messages and returns the seconds until the last one was accepted."""
-    command = ["smtp-source", "-s", str(sessions), "-m", str(count), "-l", str(size), "-f", SENDER, "-t", DESTINATION]
+    command = ["smtp-source", "-s", str(sessions), "-m", str(count), "-l", str(size), "-f", SENDER, "-t", destination]
     started = time.monotonic()
     subprocess.run(
         [*command, *(["-d"] if is_kept else []), f"127.0.0.1:{port}"], check=True, stdout=subprocess.DEVNULL)
