@@ -30,11 +30,18 @@ BINARY = pathlib.Path(
 CONTENT = b"From: a@sender.example\r\nTo: b@rcpt.example\r\nSubject: test\r\n\r\nHello.\r\n"
 
 
+GIVEN_PORTS = set()
+
+
 def free_port(host=HOST):
-    """A port nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        return sock.getsockname()[1]
+    """A port nobody listens on, and that was not given out before: the system may choose one again that is free still."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind((host, 0))
+            port = sock.getsockname()[1]
+        if port not in GIVEN_PORTS:
+            GIVEN_PORTS.add(port)
+            return port
 
 
 def wait_until(condition, what, timeout=20.0, interval=0.02):
