@@ -96,10 +96,7 @@ struct IndexedRecipient: Sendable {
     }
 
     func matches(_ subject: TraceSubject) -> Bool {
-        switch subject {
-        case .message(let id): id == self.messageID
-        case .address(let octets): octets.equalsFolded(self.recipient) || octets.equalsFolded(self.sender)
-        }
+        subject.matches(messageID: self.messageID, recipient: self.recipient, sender: self.sender)
     }
 
     var view: AdminAPI.QueuedMessage.Recipient {
@@ -128,6 +125,13 @@ enum TraceSubject: Sendable {
             self = .message(id)
         case .address(let address):
             self = .address(address.utf8.map(\.folded))
+        }
+    }
+
+    func matches(messageID: MessageID, recipient: String, sender: String) -> Bool {
+        switch self {
+        case .message(let id): id == messageID
+        case .address(let octets): octets.equalsFolded(recipient) || octets.equalsFolded(sender)
         }
     }
 }

@@ -59,7 +59,7 @@ enum TraceText {
             text += " for \(event.site)"
         }
         if let reply = event.reply {
-            text += ": \(reply.code) \(reply.enhanced.map { "\($0) " } ?? "")\(reply.text)"
+            text += ": \(reply.code) \(reply.text)"
         } else if let reason = event.reason {
             text += ": \(event.status) \(reason)"
         }

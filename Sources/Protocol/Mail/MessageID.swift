@@ -18,6 +18,9 @@ public struct MessageID: Hashable, Comparable, Sendable, CustomStringConvertible
         self.low = randomLow
     }
 
+    /// When the message was accepted, milliseconds since 1970.
+    public var milliseconds: Int64 { Int64(self.high >> 16) }
+
     private static let alphabet = Array("0123456789ABCDEFGHJKMNPQRSTVWXYZ".utf8)
 
     public var description: String {
