@@ -111,8 +111,8 @@ let package = Package(
             "Delivery",
             "Node/Delivery",
             [
-                "Mail", "SMTP", "DNS", "Digests", "Records", "ClusterLog", "NodeSupport", "Resolver", nioCore, nioPosix,
-                nioSSL, nioTLS, lifecycle, logging, collections,
+                "Mail", "SMTP", "DNS", "Digests", "COpenSSL", "Records", "ClusterLog", "NodeSupport", "Resolver",
+                nioCore, nioPosix, nioSSL, nioTLS, lifecycle, logging, collections,
             ]
         ),
         library(

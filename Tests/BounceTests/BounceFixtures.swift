@@ -45,7 +45,6 @@ struct FailedMessage {
             host: "mx1.example.net",
             address: "192.0.2.1:25",
             tlsVersion: nil,
-            tlsCipher: nil,
             tlsVerified: false
         )
         outcome.reply = Outcome.Reply(code: 550, enhanced: "5.1.1", text: "No such user here")

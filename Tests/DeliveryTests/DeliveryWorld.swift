@@ -338,7 +338,7 @@ struct DeliveryWorld {
     }
 
     static func facts(_ host: String) -> OutboundSessionFacts {
-        OutboundSessionFacts(host: host, address: "192.0.2.1:25", tlsVersion: nil, tlsCipher: nil, isTLSVerified: false)
+        OutboundSessionFacts(host: host, address: "192.0.2.1:25", tlsVersion: nil, isTLSVerified: false)
     }
 
     static let refused = DeliveryFailure(

@@ -77,7 +77,7 @@ struct FailurePolicyTests {
         "What needs protection waits; what can never be sent does not",
         arguments: [
             (ClientFailure(.starttls, .tlsNotOffered), DeliveryFailure.Scope.host, false, "4.7.4"),
-            (ClientFailure(.starttls, .tlsFailed), .host, false, "4.7.5"),
+            (ClientFailure(.starttls, .tlsFailed(reason: "it failed")), .host, false, "4.7.5"),
             (ClientFailure(.auth, .authenticationUnprotected), .host, false, "4.7.11"),
             (ClientFailure(.auth, .authenticationBroken), .host, false, "4.7.8"),
             (ClientFailure(.mail, .internationalizationNotOffered), .message, true, "5.6.7"),

@@ -232,8 +232,10 @@ extension RecipientResult {
 
 /// A key and a certificate for `mx.example`, made once by `openssl`.
 struct TestCertificate: Sendable {
+    let chain: [NIOSSLCertificate]
     let server: NIOSSLContext
-    let trusting: NIOSSLContext
+    /// Trusts ``server``.
+    let trusting: CertificateVerifier
 
     static let shared = Result { try TestCertificate() }
 
@@ -252,22 +254,20 @@ struct TestCertificate: Sendable {
         openssl.standardError = FileHandle.nullDevice
         try openssl.run()
         openssl.waitUntilExit()
-        let chain = try NIOSSLCertificate.fromPEMFile(certificate)
+        self.chain = try NIOSSLCertificate.fromPEMFile(certificate)
         self.server = try NIOSSLContext(
             configuration: .makeServerConfiguration(
                 certificateChain: chain.map { .certificate($0) },
                 privateKey: .privateKey(try NIOSSLPrivateKey(file: key, format: .pem))
             )
         )
-        var trusting = TLSConfiguration.makeClientConfiguration()
-        trusting.trustRoots = .certificates(chain)
-        self.trusting = try NIOSSLContext(configuration: trusting)
+        self.trusting = try CertificateVerifier(trustedCertificatesFile: certificate)
     }
 }
 
 extension OutboundConfiguration {
-    /// - Parameter verified: what `.verified` trusts; by default no certificate at all.
-    static func test(timeouts: ClientTimeouts = ClientTimeouts(), verified: NIOSSLContext? = nil) throws -> Self {
+    /// - Parameter verified: whom `.verified` trusts; by default the system's authorities.
+    static func test(timeouts: ClientTimeouts = ClientTimeouts(), verified: CertificateVerifier? = nil) throws -> Self {
         var unverified = TLSConfiguration.makeClientConfiguration()
         unverified.certificateVerification = .none
         unverified.trustRoots = .certificates([])
@@ -277,7 +277,8 @@ extension OutboundConfiguration {
             name: "relay.example",
             timeouts: timeouts,
             unverifiedTLS: try NIOSSLContext(configuration: unverified),
-            verifiedTLS: try verified ?? NIOSSLContext(configuration: strict)
+            verifiedTLS: try NIOSSLContext(configuration: strict),
+            verifier: try verified ?? CertificateVerifier()
         )
     }
 }

@@ -1,3 +1,4 @@
+import Foundation
 import NIOCore
 import NIOSSL
 import SMTP
@@ -51,12 +52,35 @@ struct OutboundTLSTests {
         var untrusted = try await OutboundHarness(.test([try server.address], tls: .verified), .test())
         let failure = try await untrusted.closed()
         #expect(failure?.status.description == "4.7.5" && failure?.isPermanent == false)
+        #expect(failure?.text.hasSuffix("the server's certificate is of an authority that is not trusted.") == true)
 
         var target = OutboundTarget.test([try server.address], tls: .verified)
         target.endpoints[0].host = "other.example"
         var misnamed = try await OutboundHarness(target, .test(verified: certificate.trusting))
-        #expect(try await misnamed.closed()?.status.description == "4.7.5")
+        let mismatch = try await misnamed.closed()
+        #expect(mismatch?.status.description == "4.7.5")
+        #expect(mismatch?.text.hasSuffix("the server's certificate is for another name.") == true)
         try await server.close()
+    }
+
+    @Test("A certificate is refused for what is wrong with it: name, address, time, chain, or that it is unreadable")
+    func saysWhy() throws {
+        let certificate = try TestCertificate.shared.get()
+        #expect(certificate.trusting.refusal(of: certificate.chain, host: "mx.example") == nil)
+        #expect(certificate.trusting.refusal(of: certificate.chain, host: "MX.example") == nil)
+        let wrongName = "the server's certificate is for another name"
+        for host in ["x.mx.example", "192.0.2.1", "::1"] {
+            #expect(certificate.trusting.refusal(of: certificate.chain, host: host) == wrongName)
+        }
+        #expect(certificate.trusting.refusal(of: [], host: "mx.example") == "the server's certificate cannot be read")
+        let now = Int(Date().timeIntervalSince1970)
+        for (time, reason) in [(now + 5 * 86_400, "has expired"), (now - 86_400, "is not valid yet")] {
+            let refusal = certificate.trusting.refusal(of: certificate.chain, host: "mx.example", at: time)
+            #expect(refusal == "the server's certificate \(reason)")
+        }
+        #expect(throws: CertificateVerifier.LoadFailure.self) {
+            try CertificateVerifier(trustedCertificatesFile: "/nonexistent.pem")
+        }
     }
 
     @Test("Opportunistic TLS that fails is left out on a second connection to the same host")
@@ -73,9 +97,11 @@ struct OutboundTLSTests {
     func requiresTLS() async throws {
         let broken = Self.offer + [.read("STARTTLS"), .say("220 go\r\n"), .readAnything, .say("not TLS\r\n"), .drop]
         let server = try await ScriptedServer([broken, ServerStep.greeting])
-        for status in ["4.7.5", "4.7.4"] {
+        let reasons = [("4.7.5", "the handshake failed: wrong version number."), ("4.7.4", "does not offer it.")]
+        for (status, reason) in reasons {
             var harness = try await OutboundHarness(.test([try server.address], tls: .required), .test())
             let failure = try await harness.closed()
+            #expect(failure?.text.hasSuffix(reason) == true, "\(failure?.text ?? "")")
             #expect(failure?.status.description == status && failure?.phase == .starttls && failure?.scope == .site)
         }
         try await server.close()

@@ -165,7 +165,6 @@ struct OutcomeTests {
             host: "mx.x.example",
             address: "192.0.2.1:25",
             tlsVersion: "TLSv1.3",
-            tlsCipher: "X",
             tlsVerified: true
         )
         outcome.reply = Outcome.Reply(code: 550, enhanced: "5.1.1", text: "no \"such\" user\u{1}\r\n\tf\u{fc}r Sie")

@@ -129,7 +129,8 @@ struct ClientSessionTests {
         _ = failed.says("220 mx\r\n")
         _ = failed.says("250-mx\r\n250 STARTTLS\r\n")
         _ = failed.says("220 go\r\n")
-        #expect(failed.session.ended(.tlsFailed) == .failed(ClientFailure(.starttls, .tlsFailed)))
+        let failure = ClientFailure(.starttls, .tlsFailed(reason: "it failed"))
+        #expect(failed.session.ended(.tlsFailed(reason: "it failed")) == .failed(failure))
     }
 
     @Test("Opportunistic TLS that is refused goes on in the clear; one that fails asks for another connection")
@@ -139,7 +140,7 @@ struct ClientSessionTests {
         _ = refused.says("250-mx\r\n250 STARTTLS\r\n")
         #expect(refused.says("454 no\r\n") == [.becameReady])
 
-        for end in [ClientSession.End.tlsFailed, .connectionLost, .timedOut] {
+        for end in [ClientSession.End.tlsFailed(reason: "it failed"), .connectionLost, .timedOut] {
             var failed = ClientHarness(Self.configuration())
             _ = failed.says("220 mx\r\n")
             _ = failed.says("250-mx\r\n250 STARTTLS\r\n")

@@ -176,7 +176,7 @@ struct SessionHarness {
 }
 
 extension TLSFacts {
-    static let test = TLSFacts(version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256")
+    static let test = TLSFacts(version: "TLSv1.3")
 }
 
 extension ServerConfiguration {

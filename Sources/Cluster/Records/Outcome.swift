@@ -44,13 +44,11 @@ public struct Outcome: Hashable, Sendable, Codable {
         public var host: String
         public var address: String
         public var tlsVersion: String?
-        public var tlsCipher: String?
         public var tlsVerified: Bool
-        public init(host: String, address: String, tlsVersion: String?, tlsCipher: String?, tlsVerified: Bool) {
+        public init(host: String, address: String, tlsVersion: String?, tlsVerified: Bool) {
             self.host = host
             self.address = address
             self.tlsVersion = tlsVersion
-            self.tlsCipher = tlsCipher
             self.tlsVerified = tlsVerified
         }
     }
@@ -176,7 +174,6 @@ extension Outcome {
             json.field("host", remote.host)
             json.field("address", remote.address)
             if let version = remote.tlsVersion { json.field("tlsVersion", version) }
-            if let cipher = remote.tlsCipher { json.field("tlsCipher", cipher) }
             json.field("tlsVerified", remote.tlsVerified)
             json.endObject()
         }

@@ -216,7 +216,7 @@ public enum FailurePolicy {
         let (status, text): (EnhancedStatusCode, String) =
             switch cause {
             case .tlsNotOffered: (EnhancedStatusCode(4, 7, 4), "TLS is required, and the server does not offer it.")
-            case .tlsFailed: (EnhancedStatusCode(4, 7, 5), "TLS is required, and could not be established.")
+            case .tlsFailed(let reason): (EnhancedStatusCode(4, 7, 5), "TLS is required, and \(reason).")
             case .authenticationNotOffered:
                 (EnhancedStatusCode(4, 7, 4), "Authentication is required, and the server offers no way we know.")
             case .authenticationUnprotected:

@@ -13,6 +13,8 @@ public struct OutboundConfiguration: Sendable {
     public var unverifiedTLS: NIOSSLContext
     /// For ``TLSLevel/verified``.
     public var verifiedTLS: NIOSSLContext
+    /// Whom ``TLSLevel/verified`` trusts.
+    public var verifier: CertificateVerifier
     /// How long one address may take before the next is tried beside it (RFC 8305 §5).
     public var addressDelay: TimeAmount
 
@@ -22,6 +24,7 @@ public struct OutboundConfiguration: Sendable {
         sourceAddresses: [SocketAddress] = [],
         unverifiedTLS: NIOSSLContext,
         verifiedTLS: NIOSSLContext,
+        verifier: CertificateVerifier,
         addressDelay: TimeAmount = .milliseconds(250)
     ) {
         self.name = name
@@ -29,29 +32,35 @@ public struct OutboundConfiguration: Sendable {
         self.sourceAddresses = sourceAddresses
         self.unverifiedTLS = unverifiedTLS
         self.verifiedTLS = verifiedTLS
+        self.verifier = verifier
         self.addressDelay = addressDelay
     }
 
-    /// With TLS contexts that trust the system's authorities. Reading those takes time: once per process.
+    /// With TLS contexts of its own.
     ///
-    /// - Throws: `NIOSSLError` when the system's trust store cannot be read.
+    /// - Parameter trustedCertificatesFile: the authorities that ``TLSLevel/verified`` trusts; `nil` is the system's.
+    /// - Throws: ``CertificateVerifier/LoadFailure`` when they cannot be read.
     public init(
         name: String,
         timeouts: ClientTimeouts = ClientTimeouts(),
-        sourceAddresses: [SocketAddress] = []
+        sourceAddresses: [SocketAddress] = [],
+        trustedCertificatesFile: String? = nil
     ) throws {
         var unverified = TLSConfiguration.makeClientConfiguration()
         // Any TLS is better than what comes instead, the clear.
         unverified.minimumTLSVersion = .tlsv1
         unverified.certificateVerification = .none
+        unverified.trustRoots = .certificates([])
         var verified = TLSConfiguration.makeClientConfiguration()
         verified.minimumTLSVersion = .tlsv12
+        verified.trustRoots = .certificates([])
         self.init(
             name: name,
             timeouts: timeouts,
             sourceAddresses: sourceAddresses,
             unverifiedTLS: try NIOSSLContext(configuration: unverified),
-            verifiedTLS: try NIOSSLContext(configuration: verified)
+            verifiedTLS: try NIOSSLContext(configuration: verified),
+            verifier: try CertificateVerifier(trustedCertificatesFile: trustedCertificatesFile)
         )
     }
 }

@@ -166,18 +166,24 @@ public final class OutboundConnection {
         let context =
             self.target.tls == .verified ? self.configuration.verifiedTLS : self.configuration.unverifiedTLS
         let isVerified = self.target.tls == .verified
+        let verifier = self.configuration.verifier
         let handler = OutboundSessionHandler(
             configuration: self.sessionConfiguration(),
             isImplicitTLS: self.target.isImplicitTLS,
             owner: self
-        ) {
-            // An address is no SNI; its certificate is checked against the address the connection has.
+        ) { refused in
+            // An address is no SNI (RFC 6066 §3).
             let isAddress = (try? SocketAddress(ipAddress: endpoint.host, port: 0)) != nil
-            do {
-                return try NIOSSLClientHandler(context: context, serverHostname: isAddress ? nil : endpoint.host)
-            } catch  where !isVerified {
-                // An odd name is no SNI (RFC 6066 §3); the certificate is not looked at anyway.
-                return try NIOSSLClientHandler(context: context, serverHostname: nil)
+            let name = isAddress ? nil : endpoint.host
+            guard isVerified else {
+                // Nor is an odd name; the certificate is not looked at anyway.
+                return try (try? NIOSSLClientHandler(context: context, serverHostname: name))
+                    ?? NIOSSLClientHandler(context: context, serverHostname: nil)
+            }
+            return try NIOSSLClientHandler(context: context, serverHostname: name) { chain, promise in
+                let refusal = verifier.refusal(of: chain, host: endpoint.host)
+                if let refusal { refused(refusal) }
+                promise.succeed(refusal == nil ? .certificateVerified : .failed)
             }
         }
         do {
@@ -257,7 +263,6 @@ extension OutboundConnection: OutboundSessionOwner {
                 host: self.target.endpoints[self.endpointIndex].host,
                 address: self.address?.text ?? "",
                 tlsVersion: tlsVersion.map(\.text),
-                tlsCipher: nil,
                 isTLSVerified: handler.session.isSecured && self.target.tls == .verified,
                 isTLSAvoided: self.isTLSAvoided,
                 recipientCountMax: handler.session.recipientCountMax,

@@ -36,7 +36,7 @@ final class OutboundSessionHandler: ChannelInboundHandler {
 
     private(set) var session: ClientSession
     private let configuration: ClientConfiguration
-    private let makeTLSHandler: () throws -> NIOSSLClientHandler
+    private let makeTLSHandler: (_ refused: @escaping (String) -> Void) throws -> NIOSSLClientHandler
     private weak var owner: (any OutboundSessionOwner)?
 
     private var context: ChannelHandlerContext?
@@ -45,6 +45,8 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     private var sending: Sending?
     private var isPumping = false
     private var isHandshaking = false
+    /// Why the server's certificate was not accepted.
+    private var refusal: String?
     /// QUIT when the transaction is over.
     private var isClosing = false
     /// The owner knows of the end.
@@ -60,7 +62,7 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         configuration: ClientConfiguration,
         isImplicitTLS: Bool,
         owner: any OutboundSessionOwner,
-        makeTLSHandler: @escaping () throws -> NIOSSLClientHandler
+        makeTLSHandler: @escaping (_ refused: @escaping (String) -> Void) throws -> NIOSSLClientHandler
     ) {
         self.session = ClientSession(configuration: configuration, isSecured: isImplicitTLS)
         self.configuration = configuration
@@ -136,13 +138,18 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        self.end(self.isHandshaking ? .tlsFailed : .connectionLost)
+        self.lost(nil)
         context.fireChannelInactive()
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        self.end(self.isHandshaking ? .tlsFailed : .connectionLost)
+        self.lost(error)
         context.close(promise: nil)
+    }
+
+    private func lost(_ error: (any Error)?) {
+        guard self.isHandshaking else { return self.end(.connectionLost) }
+        self.end(.tlsFailed(reason: self.refusal ?? HandshakeFailure.text(error)))
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
@@ -196,9 +203,10 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     private func addTLS() {
         guard let context = self.context else { return }
         do {
-            try context.pipeline.syncOperations.addHandler(try self.makeTLSHandler(), position: .before(self))
+            let handler = try self.makeTLSHandler { [weak self] refusal in self?.refusal = refusal }
+            try context.pipeline.syncOperations.addHandler(handler, position: .before(self))
         } catch {
-            self.end(.tlsFailed)
+            self.end(.tlsFailed(reason: "the server's name cannot be used for it"))
         }
     }
 

@@ -128,7 +128,6 @@ public struct OutboundSessionFacts: Hashable, Sendable {
     public var address: String
     /// `TLSv1.3`, `nil` in the clear.
     public var tlsVersion: String?
-    public var tlsCipher: String?
     /// The certificate was verified for the host's name.
     public var isTLSVerified: Bool
     /// STARTTLS was offered but failed, so this connection is in the clear; opportunistic TLS only.
@@ -142,7 +141,6 @@ public struct OutboundSessionFacts: Hashable, Sendable {
         host: String,
         address: String,
         tlsVersion: String?,
-        tlsCipher: String?,
         isTLSVerified: Bool,
         isTLSAvoided: Bool = false,
         recipientCountMax: Int = 100,
@@ -151,7 +149,6 @@ public struct OutboundSessionFacts: Hashable, Sendable {
         self.host = host
         self.address = address
         self.tlsVersion = tlsVersion
-        self.tlsCipher = tlsCipher
         self.isTLSVerified = isTLSVerified
         self.isTLSAvoided = isTLSAvoided
         self.recipientCountMax = recipientCountMax

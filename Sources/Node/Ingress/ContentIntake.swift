@@ -38,7 +38,7 @@ struct ContentIntake {
             receiverName: receiverName,
             transmissionType: transaction.transmissionType,
             messageID: messageID,
-            tls: session.tls.flatMap { $0.cipher.isEmpty ? nil : .init(version: $0.version, cipher: $0.cipher) },
+            tlsVersion: session.tls?.version,
             recipient: transaction.recipients.count == 1 ? transaction.recipients[0].mailbox : nil,
             receivedAt: receivedAt
         )

@@ -412,7 +412,6 @@ final class SessionHandler: ChannelDuplexHandler {
             }
         let facts = TLSFacts(
             version: version,
-            cipher: "",
             verifiedClientName: self.role.clientName(in: handler?.peerCertificate)
         )
         self.shared.metrics.handshakes.increment()

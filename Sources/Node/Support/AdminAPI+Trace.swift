@@ -20,7 +20,6 @@ extension AdminAPI {
             public var host: String
             public var address: String
             public var tlsVersion: String?
-            public var tlsCipher: String?
             public var tlsVerified: Bool
         }
 

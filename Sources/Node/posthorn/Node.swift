@@ -11,7 +11,6 @@ import Logging
 import MetricsRole
 import NIOCore
 import NIOPosix
-import NIOSSL
 import NodeSupport
 import Resolver
 import SMTP
@@ -81,7 +80,7 @@ struct Node {
                     metrics: metrics,
                     readiness: readiness,
                     queue: index.map { ClusterAdministration(views: $0, commands: delivery) } ?? delivery,
-                    tracing: index,
+                    tracing: index ?? (log.isShared ? nil : LogTracing(log: log, clock: clock)),
                     index: index?.index,
                     logger: logger
                 )
@@ -219,18 +218,12 @@ struct Node {
     private func makeOutbound() throws -> OutboundConfiguration {
         let delivery = self.configuration.delivery
         let sources = try delivery.sourceAddresses.map { try SocketAddress(ipAddress: $0.description, port: 0) }
-        var outbound = try OutboundConfiguration(
+        return try OutboundConfiguration(
             name: self.configuration.hostname,
             timeouts: ClientTimeouts(self.configuration.timeouts.client),
-            sourceAddresses: sources
+            sourceAddresses: sources,
+            trustedCertificatesFile: delivery.trustedCertificatesFile
         )
-        if let file = delivery.trustedCertificatesFile {
-            var verified = TLSConfiguration.makeClientConfiguration()
-            verified.minimumTLSVersion = .tlsv12
-            verified.trustRoots = .file(file)
-            outbound.verifiedTLS = try NIOSSLContext(configuration: verified)
-        }
-        return outbound
     }
 
     private func readPasswords() throws -> [String: String] {

@@ -148,7 +148,7 @@ package enum HeaderText {
         if octets.count == start { octets.append(literal: "unknown") }
     }
 
-    /// Appends a word a peer or a library gave (a protocol or cipher name): `atext` and dots, the rest becomes `?`.
+    /// Appends a word a peer or a library gave (a protocol's name): `atext` and dots, the rest becomes `?`.
     package static func append(word text: String, to octets: inout [UInt8], max: Int = 100) {
         let start = octets.count
         for octet in text.utf8 {

@@ -2,19 +2,6 @@
 ///
 /// Everything the peer gave is made safe: it can end neither the field nor a comment in it.
 public struct ReceivedField: Hashable, Sendable {
-    /// What protected the session.
-    public struct TLS: Hashable, Sendable {
-        /// As the TLS library writes it: `TLSv1.3`.
-        public var version: String
-        /// `TLS_AES_256_GCM_SHA384`
-        public var cipher: String
-
-        public init(version: String, cipher: String) {
-            self.version = version
-            self.cipher = cipher
-        }
-    }
-
     /// What the client called itself in EHLO or HELO.
     public var clientName: String
     /// The client's address without port or brackets; empty leaves it out.
@@ -26,7 +13,8 @@ public struct ReceivedField: Hashable, Sendable {
     /// The `with` keyword: see ``transmissionType(isExtended:isTLS:isAuthenticated:isInternationalized:isLMTP:)``.
     public var transmissionType: String
     public var messageID: MessageID
-    public var tls: TLS?
+    /// What protected the session, as the TLS library writes it: `TLSv1.3`.
+    public var tlsVersion: String?
     /// Only for a message with a single recipient: naming one of several would tell the others.
     public var recipient: Mailbox?
     /// Milliseconds since 1970, UTC.
@@ -39,7 +27,7 @@ public struct ReceivedField: Hashable, Sendable {
         receiverName: String,
         transmissionType: String,
         messageID: MessageID,
-        tls: TLS? = nil,
+        tlsVersion: String? = nil,
         recipient: Mailbox? = nil,
         receivedAt: Int64
     ) {
@@ -49,7 +37,7 @@ public struct ReceivedField: Hashable, Sendable {
         self.receiverName = receiverName
         self.transmissionType = transmissionType
         self.messageID = messageID
-        self.tls = tls
+        self.tlsVersion = tlsVersion
         self.recipient = recipient
         self.receivedAt = receivedAt
     }
@@ -80,13 +68,11 @@ public struct ReceivedField: Hashable, Sendable {
         writer.token { HeaderText.append(host: self.receiverName, to: &$0) }
         writer.token("with")
         writer.token { HeaderText.append(word: self.transmissionType, to: &$0, max: 20) }
-        if let tls = self.tls {
+        if let version = self.tlsVersion {
             writer.fold()
             writer.token("(using")
-            writer.token { HeaderText.append(word: tls.version, to: &$0, max: 20) }
-            writer.token("with cipher")
             writer.token {
-                HeaderText.append(word: tls.cipher, to: &$0, max: 60)
+                HeaderText.append(word: version, to: &$0, max: 20)
                 $0.append(UInt8(ascii: ")"))
             }
         }

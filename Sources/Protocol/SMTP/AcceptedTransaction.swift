@@ -4,13 +4,11 @@ import Mail
 public struct TLSFacts: Hashable, Sendable {
     /// `TLSv1.3`.
     public var version: String
-    public var cipher: String
     /// The name in a client certificate that was verified.
     public var verifiedClientName: String?
 
-    public init(version: String, cipher: String, verifiedClientName: String? = nil) {
+    public init(version: String, verifiedClientName: String? = nil) {
         self.version = version
-        self.cipher = cipher
         self.verifiedClientName = verifiedClientName
     }
 }

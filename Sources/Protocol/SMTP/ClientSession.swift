@@ -35,7 +35,7 @@ public struct ClientSession: Sendable {
         /// We end it.
         case aborted
         /// The handshake failed, or the certificate did not verify.
-        case tlsFailed
+        case tlsFailed(reason: String)
     }
 
     enum State: Sendable {
@@ -194,7 +194,7 @@ public struct ClientSession: Sendable {
             case .connectionLost: .connectionLost
             case .timedOut: .timedOut
             case .aborted: .aborted
-            case .tlsFailed: .tlsFailed
+            case .tlsFailed(let reason): .tlsFailed(reason: reason)
             }
         guard end != .aborted, self.configuration.tls == .opportunistic else { return self.fail(cause) }
         switch self.state {

@@ -94,7 +94,8 @@ public struct ClientFailure: Hashable, Sendable {
         /// We gave up, at a moment when nothing can have been delivered.
         case aborted
         case tlsNotOffered
-        case tlsFailed
+        /// The handshake failed, or the certificate was not accepted; why, for people.
+        case tlsFailed(reason: String)
         /// No mechanism of the server's is one of ours.
         case authenticationNotOffered
         /// The password would have crossed the network in the clear.

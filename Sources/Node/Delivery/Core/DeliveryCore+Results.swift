@@ -255,7 +255,6 @@ extension DeliveryCore {
                 host: facts.host,
                 address: facts.address,
                 tlsVersion: facts.tlsVersion,
-                tlsCipher: facts.tlsCipher,
                 tlsVerified: facts.isTLSVerified
             )
         }

@@ -33,7 +33,6 @@ public enum LogKeys {
     public static let error = "error"
     public static let attempt = "attempt"
     public static let tlsVersion = "tls_version"
-    public static let tlsCipher = "tls_cipher"
 
     // How much and how long.
     public static let size = "size"
