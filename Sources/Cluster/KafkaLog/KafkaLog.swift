@@ -221,7 +221,9 @@ public final class KafkaLog: RecordLog {
     ) async throws(RecordLogError) -> Progress? {
         let client = try self.groupClient(group)
         let committed = try await self.ask("read the progress of \(group)") { () throws(KafkaError) in
-            try client.committed([partition], timeout: Self.callTimeout)
+            // Nobody else takes what the client has to say.
+            _ = client.poll(timeout: 0)
+            return try client.committed([partition], timeout: Self.callTimeout)
         }
         guard let first = committed.first, let offset = first.offset else { return nil }
         return Progress(watermark: offset, metadata: first.metadata) ?? Progress(watermark: offset)
