@@ -137,7 +137,7 @@ extension DeliveryEngine: QueueAdministration {
         var scoped = new
         scoped.marks = concerned
         var matched = 0
-        for mark in concerned { self.knownMarks.insert(scoped.key(mark)) }
+        for mark in concerned { self.remember(scoped.key(mark)) }
         self.feed { core, now in matched += core.begin(scoped, now: now) }
         for mark in concerned {
             matched += try await self.scan(scoped.id, mark)
@@ -180,6 +180,7 @@ extension DeliveryEngine: QueueAdministration {
         }
         guard !marks.isEmpty else { return }
         let command = OperatorCommand.wake(id: self.makeCommandID(), site: site, marks: marks)
+        for mark in marks { self.remember(command.key(mark)) }
         self.logger.debug("Waking parked mail", metadata: [LogKeys.site: "\(site)"])
         self.feed { core, now in _ = core.begin(command, now: now) }
     }

@@ -10,6 +10,8 @@ import ServiceLifecycle
 /// after that, in its steps.
 extension DeliveryEngine {
     private static let controlScanCount = 500
+    /// Keys of parts that are remembered. Forgetting one is harmless: a part is about what was there when it was given.
+    private static let knownMarkCountMax = 100_000
     /// Before the topic is followed again after a failure.
     private static let followPause: Duration = .seconds(2)
 
@@ -19,7 +21,7 @@ extension DeliveryEngine {
         while true {
             do throws(RecordLogError) {
                 for (key, command) in try await self.readCommands() {
-                    self.knownMarks.insert(key)
+                    self.remember(key)
                     guard var command else { continue }
                     command.marks.removeAll { !own.contains($0.place) }
                     if !command.marks.isEmpty { self.core.restored(command) }
@@ -114,6 +116,12 @@ extension DeliveryEngine {
         }
     }
 
+    /// What is read of this part from now on is old.
+    func remember(_ key: String) {
+        if self.knownMarks.count >= Self.knownMarkCountMax { self.knownMarks.removeAll() }
+        self.knownMarks.insert(key)
+    }
+
     private func noteFollowFailure(_ error: any Error) {
         self.logger.warning("posthorn.control cannot be read yet", metadata: [LogKeys.error: "\(error)"])
     }
@@ -126,7 +134,7 @@ extension DeliveryEngine {
             var adopted: OperatorCommand?
             self.feed { core, now in adopted = core.adopt(command, now: now) }
             guard let adopted else { continue }
-            self.knownMarks.insert(record.key)
+            self.remember(record.key)
             self.resumeSoon(adopted)
         }
     }
