@@ -12,7 +12,7 @@ extension DNSName: ExpressibleByStringLiteral {
     }
 }
 
-private func makeResolver(
+func makeResolver(
     port: UInt16,
     timeout: Duration = .seconds(20),
     adjust: (inout UnboundOptions) -> Void = { _ in }
