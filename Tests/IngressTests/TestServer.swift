@@ -24,7 +24,8 @@ final class TestServer: Sendable {
     private init(
         _ configuration: NodeConfiguration,
         credentials: CredentialStore?,
-        log: InMemoryLog
+        log: InMemoryLog,
+        clock: any NodeClock
     ) async throws {
         self.log = log
         self.server = IngressServer(
@@ -32,6 +33,7 @@ final class TestServer: Sendable {
             log: log,
             credentials: credentials,
             group: Self.group,
+            clock: clock,
             metrics: self.metrics,
             readiness: self.readiness,
             logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() })
@@ -44,26 +46,31 @@ final class TestServer: Sendable {
 
     /// Settings, to run a test with.
     struct Setup {
+        let clock: any NodeClock
         let configure: (inout NodeConfiguration) -> Void
 
         func run(body: (TestServer) async throws -> Void) async throws {
-            try await TestServer.run(configure: self.configure, body: body)
+            try await TestServer.run(clock: self.clock, configure: self.configure, body: body)
         }
     }
 
-    static func with(_ configure: @escaping (inout NodeConfiguration) -> Void) -> Setup {
-        Setup(configure: configure)
+    static func with(
+        clock: any NodeClock = SystemClock(),
+        _ configure: @escaping (inout NodeConfiguration) -> Void
+    ) -> Setup {
+        Setup(clock: clock, configure: configure)
     }
 
     /// Runs `body` against a server with these settings, and stops it.
     static func run(
         credentials: CredentialStore? = nil,
         log: InMemoryLog = InMemoryLog(),
+        clock: any NodeClock = SystemClock(),
         configure: (inout NodeConfiguration) -> Void = { _ in },
         body: (TestServer) async throws -> Void
     ) async throws {
         let configuration = Self.configuration(configure)
-        let server = try await TestServer(configuration, credentials: credentials, log: log)
+        let server = try await TestServer(configuration, credentials: credentials, log: log, clock: clock)
         do {
             try await body(server)
         } catch {
@@ -115,8 +122,11 @@ final class TestClient {
     private let descriptor: Int32
     private var received: [UInt8] = []
 
-    init(port: Int, from source: String? = nil) throws {
+    init(port: Int, from source: String? = nil, receiveBufferSize: Int32? = nil) throws {
         self.descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        if var size = receiveBufferSize {
+            setsockopt(self.descriptor, SOL_SOCKET, SO_RCVBUF, &size, socklen_t(MemoryLayout<Int32>.size))
+        }
         var timeout = timeval(tv_sec: 10, tv_usec: 0)
         setsockopt(self.descriptor, SOL_SOCKET, SO_RCVTIMEO, &timeout, socklen_t(MemoryLayout<timeval>.size))
         var one: Int32 = 1
@@ -161,6 +171,25 @@ final class TestClient {
         }
     }
 
+    /// Whether all of it could be sent: not when the server takes nothing for 300 ms, or has closed.
+    func trySend(_ octets: [UInt8]) -> Bool {
+        var rest = octets[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes {
+                Glibc.send(self.descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT.rawValue))
+            }
+            if count > 0 {
+                rest = rest.dropFirst(count)
+                continue
+            }
+            var descriptor = pollfd(fd: self.descriptor, events: Int16(POLLOUT), revents: 0)
+            guard errno == EAGAIN, poll(&descriptor, 1, 300) == 1, descriptor.revents & Int16(POLLOUT) != 0 else {
+                return false
+            }
+        }
+        return true
+    }
+
     func endOfInput() { shutdown(self.descriptor, Int32(SHUT_WR)) }
 
     /// Reads one reply, which may have several lines.
@@ -192,6 +221,12 @@ final class TestClient {
     func rest() -> String {
         while (try? self.readMore()) != nil {}
         return String(decoding: self.received, as: UTF8.self)
+    }
+
+    /// Whether the server says nothing for so long.
+    func isSilent(milliseconds: Int32) -> Bool {
+        var descriptor = pollfd(fd: self.descriptor, events: Int16(POLLIN), revents: 0)
+        return self.received.isEmpty && poll(&descriptor, 1, milliseconds) == 0
     }
 
     /// Whether the server closes now, having said no more.
