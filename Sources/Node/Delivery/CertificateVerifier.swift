@@ -1,30 +1,30 @@
 import COpenSSL
 import NIOSSL
+import Synchronization
 
 /// Decides whether a certificate speaks for a host, and says why not (RFC 5280 §6, RFC 9525).
 ///
-/// OpenSSL judges rather than NIOSSL, which gives no reason for a refusal. Safe from any thread: the store is not changed
-/// after it was filled, and OpenSSL counts its references and locks it inside.
-public final class CertificateVerifier: @unchecked Sendable {
+/// OpenSSL judges rather than NIOSSL, which gives no reason for a refusal. Safe from any thread.
+public final class CertificateVerifier: Sendable {
     public struct LoadFailure: Error, CustomStringConvertible {
         public var description: String
     }
 
-    /// An `X509_STORE`.
-    private let store: OpaquePointer
+    private let file: String?
+    private let store: Mutex<Store>
 
     /// - Parameter file: the authorities to trust, in PEM; `nil` is the system's.
     /// - Throws: ``LoadFailure`` when they cannot be read.
     public init(trustedCertificatesFile file: String? = nil) throws(LoadFailure) {
-        guard let store = X509_STORE_new() else { throw LoadFailure(description: "out of memory") }
-        self.store = store
-        let isLoaded = file.map { X509_STORE_load_file(store, $0) } ?? X509_STORE_set_default_paths(store)
-        guard isLoaded == 1 else {
-            throw LoadFailure(description: "no certificates can be read from \(file ?? "the system's store")")
-        }
+        self.file = file
+        self.store = Mutex(try Store(file))
     }
 
-    deinit { X509_STORE_free(self.store) }
+    /// Reads the authorities again; when they cannot be read, those of before stay.
+    public func reload() throws(LoadFailure) {
+        let store = try Store(self.file)
+        self.store.withLock { $0 = store }
+    }
 
     /// Why the certificate is not accepted for the host, as the end of a sentence; `nil` when it is.
     ///
@@ -38,13 +38,14 @@ public final class CertificateVerifier: @unchecked Sendable {
         guard let own = certificates.first, certificates.count == chain.count else {
             return "the server's certificate cannot be read"
         }
+        let store = self.store.withLock { $0 }
         guard let others = OPENSSL_sk_new_null(), let context = X509_STORE_CTX_new() else { return "memory is short" }
         defer {
             X509_STORE_CTX_free(context)
             OPENSSL_sk_free(others)
         }
         for certificate in certificates.dropFirst() { OPENSSL_sk_push(others, UnsafeRawPointer(certificate)) }
-        guard X509_STORE_CTX_init(context, self.store, own, others) == 1,
+        guard X509_STORE_CTX_init(context, store.pointer, own, others) == 1,
             X509_STORE_CTX_set_default(context, "ssl_server") == 1,
             let parameters = X509_STORE_CTX_get0_param(context), Self.expect(host, in: parameters)
         else { return "its name cannot be compared with the certificate" }
@@ -83,6 +84,27 @@ public final class CertificateVerifier: @unchecked Sendable {
             "the server's certificate is not accepted: \(String(cString: X509_verify_cert_error_string(Int(error))))"
         }
     }
+}
+
+/// An `X509_STORE`.
+///
+/// `@unchecked Sendable`: it is not changed after it was filled, and OpenSSL locks it inside for reading.
+private final class Store: @unchecked Sendable {
+    let pointer: OpaquePointer
+
+    init(_ file: String?) throws(CertificateVerifier.LoadFailure) {
+        guard let pointer = X509_STORE_new() else {
+            throw CertificateVerifier.LoadFailure(description: "there is no memory for certificates")
+        }
+        self.pointer = pointer
+        let isLoaded = file.map { X509_STORE_load_file(pointer, $0) } ?? X509_STORE_set_default_paths(pointer)
+        guard isLoaded == 1 else {
+            let place = file ?? "the system's store"
+            throw CertificateVerifier.LoadFailure(description: "no certificates can be read from \(place)")
+        }
+    }
+
+    deinit { X509_STORE_free(self.pointer) }
 }
 
 /// Why a handshake failed, as the end of a sentence.

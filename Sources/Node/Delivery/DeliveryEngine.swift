@@ -339,6 +339,11 @@ public actor DeliveryEngine: Service {
         self.logger.info("Attempt", metadata: metadata)
     }
 
+    /// Certificates or passwords of routes have changed: what connects from now on uses the new ones.
+    public func forgetRoutes() {
+        self.feed { core, _ in core.forgetRoutes() }
+    }
+
     // MARK: Shutdown
 
     private func drain() async {

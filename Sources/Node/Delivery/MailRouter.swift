@@ -15,11 +15,10 @@ public struct MailRouter: MailRouting {
     private static let exchangerCountMax = 8
 
     private let configuration: NodeConfiguration
-    private let passwords: [String: String]
+    private let passwords: RoutePasswords
     private let resolver: any MailResolver
 
-    /// - Parameter passwords: by the password file's path, read once at start.
-    public init(configuration: NodeConfiguration, passwords: [String: String], resolver: any MailResolver) {
+    public init(configuration: NodeConfiguration, passwords: RoutePasswords, resolver: any MailResolver) {
         self.configuration = configuration
         self.passwords = passwords
         self.resolver = resolver

@@ -26,6 +26,7 @@ public final class IngressServer: Service {
     private struct State: Sendable {
         var channels: [any Channel] = []
         var bound: [BoundListener] = []
+        var certificates: [ListenerCertificate] = []
         var isStopped = false
     }
 
@@ -92,6 +93,7 @@ public final class IngressServer: Service {
                 gate: self.gate
             )
         }
+        self.state.withLock { $0.certificates = roles.compactMap(\.certificate) }
         self.threads.start()
         try await self.makeLoops()
         for role in roles {
@@ -126,6 +128,26 @@ public final class IngressServer: Service {
             self.logger.debug("Ingress was cancelled")
         }
         await self.stop()
+    }
+
+    /// Reads certificates and credentials again, for what connects from now on. What cannot be used stays as it was.
+    ///
+    /// - Returns: what is wrong, one for each.
+    public func reload() -> [String] {
+        var problems: [String] = []
+        for certificate in self.state.withLock({ $0.certificates }) {
+            do throws(IngressError) {
+                try certificate.reload()
+            } catch {
+                problems.append(error.reason)
+            }
+        }
+        do throws(CredentialError) {
+            try self.credentials?.reload()
+        } catch {
+            problems.append(error.reason)
+        }
+        return problems
     }
 
     /// Not ready, accepts no more, drains, closes. Does nothing the second time.

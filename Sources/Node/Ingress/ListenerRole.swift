@@ -8,7 +8,7 @@ struct ListenerRole: Sendable {
     let listener: NodeConfiguration.Listener
     let server: ServerConfiguration
     let rules: RelayRules
-    let tls: NIOSSLContext?
+    let certificate: ListenerCertificate?
     let receiverName: String
 
     var isTLSImplicit: Bool { self.listener.kind == .submissions }
@@ -21,23 +21,23 @@ struct ListenerRole: Sendable {
         gate: IntakeGate
     ) throws(IngressError) {
         let hostname = Domain(parsing: configuration.hostname) ?? Domain(normalized: configuration.hostname)
-        let tls = try Self.makeTLS(listener)
+        let certificate = try Self.certificate(listener)
         let allowsClear = configuration.smtp.allowsPlainAuthWithoutTLS
         self.listener = listener
-        self.tls = tls
+        self.certificate = certificate
         self.receiverName = hostname.text
         self.rules = RelayRules(
             hostname: hostname,
             relay: configuration.relay,
             gate: gate,
             requiresAuthentication: listener.requiresAuthentication,
-            demandInClear: tls != nil && !allowsClear ? .tlsRequired : .authenticationRequired
+            demandInClear: certificate != nil && !allowsClear ? .tlsRequired : .authenticationRequired
         )
         self.server = ServerConfiguration(
             hostname: hostname,
             listener: listener.name,
             kind: Self.kind(of: listener),
-            isTLSAvailable: tls != nil,
+            isTLSAvailable: certificate != nil,
             isTLSRequired: listener.requiresTLS,
             // The rules demand it, since a client certificate will do as well.
             authentication: credentials.map {
@@ -74,29 +74,14 @@ struct ListenerRole: Sendable {
         )
     }
 
-    private static func makeTLS(_ listener: NodeConfiguration.Listener) throws(IngressError) -> NIOSSLContext? {
+    private static func certificate(_ listener: NodeConfiguration.Listener) throws(IngressError) -> ListenerCertificate? {
         guard let files = listener.tls else {
             guard listener.kind != .submissions else {
                 throw IngressError(reason: "listener \(listener.name): submissions needs a certificate")
             }
             return nil
         }
-        do {
-            let chain = try NIOSSLCertificate.fromPEMFile(files.certificateFile)
-            let key = try NIOSSLPrivateKey(file: files.keyFile, format: .pem)
-            var configuration = TLSConfiguration.makeServerConfiguration(
-                certificateChain: chain.map { .certificate($0) },
-                privateKey: .privateKey(key)
-            )
-            configuration.minimumTLSVersion = .tlsv12
-            if let clients = listener.clientCertificates {
-                configuration.trustRoots = .file(clients.authorityFile)
-                configuration.certificateVerification = .optionalVerification
-            }
-            return try NIOSSLContext(configuration: configuration)
-        } catch {
-            throw IngressError(reason: "listener \(listener.name): \(files.certificateFile): \(error)")
-        }
+        return try ListenerCertificate(listener, files: files)
     }
 
     /// The name by which a client whose certificate was verified is let in; `nil` when it is not.

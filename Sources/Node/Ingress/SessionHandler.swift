@@ -372,7 +372,7 @@ final class SessionHandler: ChannelDuplexHandler {
     // MARK: TLS and PROXY
 
     private func beginHandshake() {
-        guard let context = self.context, let tls = self.role.tls else { return self.closeNow() }
+        guard let context = self.context, let tls = self.role.certificate?.context else { return self.closeNow() }
         self.flush()
         self.pending = ByteBuffer()
         self.phase = .handshaking

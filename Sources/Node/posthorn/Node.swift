@@ -43,6 +43,11 @@ struct Node {
         let loops = MultiThreadedEventLoopGroup(numberOfThreads: System.coreCount)
         let deliveryLoop = MultiThreadedEventLoopGroup(numberOfThreads: 1)
 
+        let passwords = try RoutePasswords(
+            files: Set(self.configuration.routes.compactMap { $0.authentication?.passwordFile }),
+            read: { try firstLine(ofFile: $0) }
+        )
+        let outbound = try self.makeOutbound()
         let delivery =
             roles.contains(.delivery)
             ? DeliveryEngine(
@@ -50,10 +55,10 @@ struct Node {
                 log: log,
                 routing: MailRouter(
                     configuration: self.configuration,
-                    passwords: try self.readPasswords(),
+                    passwords: passwords,
                     resolver: resolver
                 ),
-                outbound: try self.makeOutbound(),
+                outbound: outbound,
                 on: deliveryLoop.next(),
                 clock: clock,
                 metrics: metrics,
@@ -95,22 +100,37 @@ struct Node {
             )
         }
         if let delivery { services.append(delivery) }
-        if roles.contains(.ingress) {
-            services.append(
-                IngressServer(
-                    configuration: self.configuration,
-                    log: log,
-                    credentials: credentials,
-                    group: loops,
-                    clock: clock,
-                    metrics: metrics,
-                    readiness: readiness,
-                    logger: logger
-                )
-            )
+        let ingress =
+            roles.contains(.ingress)
+            ? IngressServer(
+                configuration: self.configuration,
+                log: log,
+                credentials: credentials,
+                group: loops,
+                clock: clock,
+                metrics: metrics,
+                readiness: readiness,
+                logger: logger
+            ) : nil
+        if let ingress {
+            services.append(ingress)
         } else {
             services.append(LogReadiness(log: log, condition: readiness.condition("log")))
         }
+        services.append(
+            ReloadService(
+                parts: [
+                    { ingress?.reload() ?? [] },
+                    { problem { try outbound.verifier.reload() } },
+                    { problem { try passwords.reload() } },
+                    {
+                        await delivery?.forgetRoutes()
+                        return []
+                    },
+                ],
+                logger: logger
+            )
+        )
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: services,
@@ -224,11 +244,6 @@ struct Node {
             sourceAddresses: sources,
             trustedCertificatesFile: delivery.trustedCertificatesFile
         )
-    }
-
-    private func readPasswords() throws -> [String: String] {
-        let files = self.configuration.routes.compactMap { $0.authentication?.passwordFile }
-        return try Dictionary(uniqueKeysWithValues: Set(files).map { ($0, try firstLine(ofFile: $0)) })
     }
 
     private func makeLogHandler(_ label: String) -> any LogHandler {

@@ -70,6 +70,13 @@ extension DeliveryCore {
         self.flush(now: now)
     }
 
+    /// Routes are found anew, with what has changed in them; mail that waits for one goes on waiting.
+    mutating func forgetRoutes() {
+        self.routes = self.routes.filter { _, route in
+            if case .resolving = route.state { true } else { false }
+        }
+    }
+
     private mutating func siteNumber(for plan: SitePlan) -> Int {
         if let number = self.siteNumbers[plan.id] {
             self.sites[number]?.plan = plan
