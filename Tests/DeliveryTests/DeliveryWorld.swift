@@ -37,6 +37,15 @@ struct DeliveryWorld {
     var control: [String: OperatorCommand] = [:]
     var wakeCount = 0
     var refusesConnections: Set<String> = []
+    /// Domains whose routing fails, and how.
+    var routingFailures: [String: DeliveryFailure] = [:]
+    /// Routes are never found.
+    var holdsRouting = false
+    /// What every host says it takes in one transaction.
+    var recipientCountMax = 100
+    /// Appends of content are answered only when the test says so.
+    var holdsAppends = false
+    var heldAppends: Deque<DeliveryCore.Action> = []
     var refusedCount = 0
     var openConnections: [UInt64: String] = [:]
     var sent: [(connection: UInt64, transaction: OutboundTransaction)] = []
@@ -87,6 +96,7 @@ struct DeliveryWorld {
             if let command = self.control[key] { self.core.restored(command) }
         }
         self.heldReads.removeAll()
+        self.heldAppends.removeAll()
         self.openConnections.removeAll()
         self.sent.removeAll()
         self.assign()
@@ -179,6 +189,10 @@ struct DeliveryWorld {
 
     private mutating func perform(_ action: DeliveryCore.Action) {
         switch action {
+        case .resolve(let domain) where self.routingFailures[domain] != nil:
+            let failure = self.routingFailures[domain] ?? .notResolved
+            self.core.routed(domain, .failed(failure), validUntil: self.now, now: self.now)
+        case .resolve where self.holdsRouting: break
         case .resolve(let domain):
             let site = self.site(of: domain)
             self.core.routed(domain, .site(site), validUntil: self.now + 60_000, now: self.now)
@@ -193,6 +207,8 @@ struct DeliveryWorld {
             } catch {
                 self.core.contentRead(job, .failure(error), now: self.now)
             }
+        case .append where self.holdsAppends:
+            self.heldAppends.append(action)
         case .append(let record, let job):
             let position = self.append(record)
             self.core.contentAppended(
@@ -208,7 +224,9 @@ struct DeliveryWorld {
                 self.core.connectionClosed(id, failure: Self.refused, now: self.now)
             } else {
                 self.openConnections[id] = host
-                self.core.connectionReady(id, facts: Self.facts(host), now: self.now)
+                var facts = Self.facts(host)
+                facts.recipientCountMax = self.recipientCountMax
+                self.core.connectionReady(id, facts: facts, now: self.now)
             }
         case .send(let id, let transaction):
             self.sent.append((id, transaction))
@@ -236,6 +254,12 @@ struct DeliveryWorld {
         }
     }
 
+    mutating func performHeldAppends() {
+        self.holdsAppends = false
+        while let action = self.heldAppends.popFirst() { self.perform(action) }
+        self.perform()
+    }
+
     mutating func performHeldReads() {
         while let action = self.heldReads.popFirst() { self.perform(action) }
         self.perform()
@@ -250,7 +274,7 @@ struct DeliveryWorld {
         where id.partition == partition && state.delay > 0 {
             let end = Int64(self.partitions[id]?.count ?? 0)
             let scanned = min(state.window.end.rawValue, end)
-            let open = state.window.openOffsets.map(\.rawValue)
+            let open = state.window.incompleteOffsets.map(\.rawValue)
             guard scanned < end else { continue }
             marks.append(.init(topic: id.topic.name, partition: partition, end: end, scanned: scanned, excluded: open))
         }

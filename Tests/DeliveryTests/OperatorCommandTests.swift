@@ -25,7 +25,7 @@ struct OperatorCommandTests {
                     partition: id.partition,
                     end: end,
                     scanned: min(partition.window.end.rawValue, end),
-                    excluded: partition.window.openOffsets.map(\.rawValue)
+                    excluded: partition.window.incompleteOffsets.map(\.rawValue)
                 )
             )
         }

@@ -73,7 +73,8 @@ private final class SignedZoneServer {
         let file = self.directory.appending(path: "zone")
         try zone.write(to: file, atomically: true, encoding: .utf8)
         let arguments = ["-a", "ECDSAP256SHA256", "-k", "-r", "/dev/urandom", "signed.example"]
-        let key = try Self.run("ldns-keygen", arguments, in: self.directory).trimmingCharacters(in: .whitespacesAndNewlines)
+        let key = try Self.run("ldns-keygen", arguments, in: self.directory)
+            .trimmingCharacters(in: .whitespacesAndNewlines)
         _ = try Self.run("ldns-signzone", ["-f", "signed", "-n", "zone", key], in: self.directory)
         let signed = self.directory.appending(path: "signed")
         try forge(String(contentsOf: signed, encoding: .utf8)).write(to: signed, atomically: true, encoding: .utf8)
@@ -83,27 +84,27 @@ private final class SignedZoneServer {
         self.port = free.port
         let configuration = self.directory.appending(path: "unbound.conf")
         try """
-            server:
-                interface: 127.0.0.1
-                port: \(free.port)
-                directory: "\(self.directory.path)"
-                chroot: ""
-                username: ""
-                pidfile: ""
-                use-syslog: no
-                logfile: ""
-                verbosity: 1
-                num-threads: 1
-                module-config: "iterator"
-                access-control: 127.0.0.0/8 allow
-            auth-zone:
-                name: "signed.example."
-                zonefile: "signed"
-                for-downstream: yes
-                for-upstream: no
-                fallback-enabled: no
-            """
-            .write(to: configuration, atomically: true, encoding: .utf8)
+        server:
+            interface: 127.0.0.1
+            port: \(free.port)
+            directory: "\(self.directory.path)"
+            chroot: ""
+            username: ""
+            pidfile: ""
+            use-syslog: no
+            logfile: ""
+            verbosity: 1
+            num-threads: 1
+            module-config: "iterator"
+            access-control: 127.0.0.0/8 allow
+        auth-zone:
+            name: "signed.example."
+            zonefile: "signed"
+            for-downstream: yes
+            for-upstream: no
+            fallback-enabled: no
+        """
+        .write(to: configuration, atomically: true, encoding: .utf8)
         free.close()
         let output = Pipe()
         self.process.executableURL = URL(filePath: "/usr/sbin/unbound")

@@ -156,7 +156,7 @@ extension DeliveryEngine: QueueAdministration {
             partition: partition.partition,
             end: bounds.upperBound.rawValue,
             scanned: min(window.end, bounds.upperBound).rawValue,
-            excluded: window.openOffsets.map(\.rawValue)
+            excluded: window.incompleteOffsets.map(\.rawValue)
         )
     }
 

@@ -179,6 +179,17 @@ public struct MailRouter: MailRouting {
             .map { $0.split(separator: " ").last.map(String.init) ?? $0 }.joined(separator: ",")
     }
 
+    /// What makes the same hosts another site: mail that needs more protection, or another user, must not go over a
+    /// connection that was opened with less.
+    static func qualifiers(_ target: OutboundTarget, defaultLevel: TLSLevel) -> String {
+        var text = ""
+        if target.wire == .lmtp { text += ";lmtp" }
+        if target.isImplicitTLS { text += ";implicit-tls" }
+        if target.tls != defaultLevel { text += ";tls=\(target.tls)" }
+        if let user = target.credentials?.user { text += ";user=\(user)" }
+        return text
+    }
+
     private static func name(_ host: MailExchangerSet.Exchanger.Host) -> String {
         switch host {
         case .name(let name): name.text
@@ -193,7 +204,7 @@ public struct MailRouter: MailRouting {
     private func plan(_ name: String, _ target: OutboundTarget, _ route: NodeConfiguration.Route) -> SitePlan {
         let delivery = self.configuration.delivery
         return SitePlan(
-            id: name,
+            id: name + Self.qualifiers(target, defaultLevel: TLSLevel(delivery.tls)),
             target: target,
             connectionCountMax: route.connectionCountMax ?? delivery.connectionCountPerSiteMax,
             messagesPerConnectionMax: route.messagesPerConnectionMax ?? delivery.messagesPerConnectionMax

@@ -74,7 +74,8 @@ struct ListenerRole: Sendable {
         )
     }
 
-    private static func certificate(_ listener: NodeConfiguration.Listener) throws(IngressError) -> ListenerCertificate? {
+    private static func certificate(_ listener: NodeConfiguration.Listener) throws(IngressError) -> ListenerCertificate?
+    {
         guard let files = listener.tls else {
             guard listener.kind != .submissions else {
                 throw IngressError(reason: "listener \(listener.name): submissions needs a certificate")

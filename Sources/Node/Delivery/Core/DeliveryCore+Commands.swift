@@ -37,7 +37,8 @@ extension DeliveryCore {
             else { return nil }
             var mark = mark
             mark.scanned = max(mark.scanned, min(window.end.rawValue, mark.end))
-            mark.excluded = window.openOffsets.map(\.rawValue)
+            // What an owner before us was working on is worked on again here.
+            mark.excluded = Set(mark.excluded).union(window.incompleteOffsets.map(\.rawValue)).sorted()
             return mark
         }
         guard !own.marks.isEmpty else { return nil }
@@ -58,8 +59,15 @@ extension DeliveryCore {
     /// A new command: mail that is in memory and not being tried is dealt with now, the rest as it is scanned or falls
     /// due. Returns how many recipients were dealt with.
     mutating func begin(_ command: OperatorCommand, now: Int64) -> Int {
+        var command = command
+        // Marks take a while to make: what is another's by now is left to it.
+        command.marks.removeAll { self.partitions[$0.place] == nil || self.leaving.contains($0.place) }
+        for index in command.marks.indices {
+            command.marks[index].hasMatched = command.marks[index].hasMatched ?? false
+        }
+        guard !command.marks.isEmpty else { return 0 }
         Self.merge(command, into: &self.commands)
-        for mark in command.marks { self.builder.add([command.record(mark, isOver: false)], of: mark.place) }
+        for mark in command.marks { self.write([command.record(mark, isOver: false)], of: mark.place) }
         if command.isWake {
             self.wakeMore(now: now)
             self.flush(now: now)
@@ -131,17 +139,19 @@ extension DeliveryCore {
                 from: record.position,
                 now: now
             )
-            self.builder.add(outputs, of: partition)
+            self.write(outputs, of: partition)
         }
         // What is being worked on keeps its own end; after a restart it is worked on again, not skipped.
         let passed = command.marks[markIndex].scanned..<max(end.rawValue, command.marks[markIndex].scanned)
         if let window = self.partitions[partition]?.window {
-            self.commands[index].marks[markIndex].excluded += window.openOffsets.map(\.rawValue).filter(passed.contains)
+            self.commands[index].marks[markIndex].excluded += window.incompleteOffsets.map(\.rawValue)
+                .filter(passed.contains)
         }
         self.commands[index].marks[markIndex].scanned = end.rawValue
+        if recordCount > 0 { self.commands[index].marks[markIndex].hasMatched = true }
         if command.isWake { self.woke(recordCount, index, markIndex, now: now) }
         let after = self.commands[index]
-        self.builder.add(
+        self.write(
             [after.mark(partition).map { after.record($0, isOver: false) } ?? command.record(before, isOver: true)],
             of: partition
         )
@@ -195,44 +205,11 @@ extension DeliveryCore {
         case .hold, .remove:
             break
         }
-        if job.entry.content == nil, command.kind == .hold || recipients.count < job.entry.envelope.recipients.count {
-            // The content is still in the record: it moves to `posthorn.content` with what is held or left.
-            var staged = Staged(outputs: [], entries: [])
-            self.split(
-                command,
-                recipients,
-                job.entry,
-                key: self.siteName(job),
-                topic: .deferredNow,
-                into: &staged,
-                now: now
-            )
-            self.leaveQueue(job)
-            self.jobs[job.id]?.stage = .appending
-            self.jobs[job.id]?.staged = staged
-            if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
-            return recipients.count
-        }
-        var outputs: [Record] = []
-        self.apply(
-            command,
-            to: recipients,
-            of: job.entry,
-            key: self.siteName(job),
-            content: ByteBuffer(),
-            topic: .deferredNow,
-            outputs: &outputs,
-            from: job.position,
-            now: now
-        )
-        let isFinal = command.kind == .remove && recipients.count == job.entry.envelope.recipients.count
-        self.finish(job, outputs: outputs, isFinal: isFinal)
+        let key = self.siteName(job)
+        var staged = Staged(outputs: [], entries: [])
+        self.split(command, recipients, job.entry, key: key, topic: .deferredNow, into: &staged, now: now)
+        self.place(job, staged, isFinal: staged.entries.isEmpty)
         return recipients.count
-    }
-
-    /// Takes the job out of its site's queue while it stays in memory.
-    private mutating func leaveQueue(_ job: Job) {
-        if case .ready = job.stage, let site = job.site { self.sites[site]?.ready.remove(job.id) }
     }
 
     /// Writes what the command does to some recipients of an entry; the others go on in `topic`.
@@ -263,7 +240,8 @@ extension DeliveryCore {
         }
     }
 
-    private mutating func split(
+    /// Stages what the command does to some recipients of an entry; the others go on in `topic`.
+    mutating func split(
         _ command: OperatorCommand,
         _ recipients: [Recipient],
         _ entry: QueueEntry,
@@ -324,18 +302,24 @@ extension DeliveryCore {
     /// Forgets commands whose records have all been passed.
     mutating func tickCommands() {
         guard !self.commands.isEmpty else { return }
-        let over = self.commands.filter { command in
-            command.marks.allSatisfy { mark in
-                let id = TopicPartition(Topic(mark.topic), mark.partition)
-                return self.partitions[id].map { $0.window.watermark.rawValue >= mark.end } ?? true
-            }
-        }
+        let over = self.commands.filter { $0.marks.allSatisfy(self.isOver) }
         guard !over.isEmpty else { return }
         let ids = Set(over.map(\.id))
         self.commands.removeAll { ids.contains($0.id) }
         for id in ids { self.wakes[id] = nil }
         for command in over {
-            for mark in command.marks { self.builder.add([command.record(mark, isOver: true)], of: mark.place) }
+            for mark in command.marks { self.write([command.record(mark, isOver: true)], of: mark.place) }
         }
+    }
+
+    /// Whether no record is left that the mark says something about: all were passed, or it found none and what was being
+    /// worked on is done. (Held mail is not passed for as long as it is held.)
+    private func isOver(_ mark: OperatorCommand.Mark) -> Bool {
+        // A command is restored a moment before its partition is assigned.
+        guard let window = self.partitions[mark.place]?.window else { return false }
+        if window.watermark.rawValue >= mark.end { return true }
+        guard mark.scanned >= mark.end, mark.hasMatched == false else { return false }
+        return (window.incompleteOffsets.first?.rawValue ?? .max) >= mark.end
+            && mark.excluded.allSatisfy { window.isDone(Offset($0)) }
     }
 }

@@ -51,7 +51,7 @@ extension DeliveryCore {
     /// Nobody has mail for the site now, and some is parked: a connection shows whether the site is back.
     mutating func probe(_ number: Int, now: Int64) {
         guard let site = self.sites[number], site.outageSince != nil, site.parkedUntil > now,
-            site.connectionCount == 0, !site.isBackingOff(now: now), !self.isDraining, !self.builder.isStuck,
+            site.connectionCount == 0, !site.isBackingOff(now: now), self.mayBegin,
             self.connections.count < self.configuration.connectionCountMax / 4
         else { return }
         self.open(number)
@@ -59,7 +59,7 @@ extension DeliveryCore {
 
     /// Scans on for each wake whose site has room.
     mutating func wakeMore(now: Int64) {
-        guard !self.isDraining, !self.builder.isStuck else { return }
+        guard self.mayBegin else { return }
         for command in self.commands where command.isWake {
             guard let mark = command.marks.first(where: { $0.scanned < $0.end }),
                 self.wakes[command.id]?.isScanning != true,
@@ -101,7 +101,6 @@ extension DeliveryCore {
         let id = self.commands[index].id
         if now - (self.wakes[id]?.scannedAt ?? 0) > Self.wakeTimeout { self.wakes[id]?.underWayCount = 0 }
         self.wakes[id, default: Wake()].underWayCount += count
-        if count > 0 { self.commands[index].marks[markIndex].hasMatched = true }
         let mark = self.commands[index].marks[markIndex]
         if mark.scanned >= mark.end, mark.hasMatched != true { self.commands[index].marks.remove(at: markIndex) }
     }

@@ -35,14 +35,21 @@ extension DeliveryCore {
         now: Int64
     ) {
         guard let job = self.jobs[jobID] else { return }
-        precondition(results.count == job.entry.envelope.recipients.count, "A recipient has no result.")
         self.jobs[jobID]?.entry.attemptCount += 1
         let attempt = job.entry.attemptCount + 1
         let expiry = self.expiry(job.entry)
         let canRetry = self.configuration.retry.tier(afterAttempt: attempt, now: now, expiry: expiry) != nil
         var final: [Conclusion] = []
         var retrying: [Conclusion] = []
+        // Those beyond what the host takes in one transaction were not tried.
+        var postponed = Array(job.entry.envelope.recipients.dropFirst(results.count))
+        let isAnyTaken = results.contains { if case .delivered = $0 { true } else { false } }
         for (recipient, result) in zip(job.entry.envelope.recipients, results) {
+            if isAnyTaken, case .failed(let failure) = result, FailurePolicy.isTooManyRecipients(failure) {
+                // It wants them in a transaction of their own (RFC 5321 §4.5.3.1.10).
+                postponed.append(recipient)
+                continue
+            }
             var conclusion = Conclusion(
                 recipient: recipient,
                 kind: .delivered,
@@ -57,51 +64,74 @@ extension DeliveryCore {
             }
             if conclusion.kind.isFinal { final.append(conclusion) } else { retrying.append(conclusion) }
         }
-        self.conclude(jobID, final, retrying: retrying, now: now)
+        self.conclude(jobID, final, retrying: retrying, postponed: postponed, now: now)
     }
 
     /// Writes what was decided. Reads the content first when a notification has to return a part of it.
-    mutating func conclude(_ jobID: UInt64, _ final: [Conclusion], retrying: [Conclusion], now: Int64) {
+    ///
+    /// - Parameters:
+    ///   - postponed: recipients that go on at once, as if this attempt had not been.
+    ///   - others: what else is written with it.
+    mutating func conclude(
+        _ jobID: UInt64,
+        _ final: [Conclusion],
+        retrying: [Conclusion],
+        postponed: [Recipient] = [],
+        others: [Record] = [],
+        now: Int64
+    ) {
         guard let job = self.jobs[jobID] else { return }
-        if job.content == nil, retrying.isEmpty, job.entry.content != nil,
+        let notifiesDelay = self.isDelayToBeNotified(job.entry, now: now)
+        if job.content == nil, postponed.isEmpty,
             final.contains(where: { self.wantsNotification($0, job.entry) })
+                || notifiesDelay && retrying.contains(where: { self.wantsNotification($0, job.entry) })
         {
-            self.read(jobID, then: .conclude(final))
+            self.read(jobID, then: .conclude(final: final, retrying: retrying))
             return
         }
-        var outputs: [Record] = []
+        var outputs = others
         for conclusion in final {
             outputs.append(self.outcome(conclusion, job, nextDueAt: nil, now: now))
         }
-        guard !retrying.isEmpty else {
-            self.finish(job, outputs: outputs, isFinal: true)
-            return
+        var placed: [Placed] = []
+        let site = self.siteName(job)
+        if !retrying.isEmpty {
+            let delay = self.retryDelay(job.entry, now: now)
+            var entry = job.entry
+            entry.envelope.recipients = retrying.map(\.recipient)
+            entry.firstDeferredAt = entry.firstDeferredAt ?? now
+            entry.parkedSince = nil
+            entry.isDelayNotified = entry.isDelayNotified || notifiesDelay
+            for conclusion in retrying {
+                let due = now + delay
+                outputs.append(self.outcome(conclusion, job, nextDueAt: due, notifiesDelay: notifiesDelay, now: now))
+            }
+            placed.append((.deferred(milliseconds: delay), site, entry))
         }
-        self.retry(job, retrying, outputs: outputs, now: now)
+        if !postponed.isEmpty {
+            var entry = job.entry
+            entry.envelope.recipients = postponed
+            entry.attemptCount -= 1
+            placed.append((.deferredNow, site, entry))
+        }
+        if placed.isEmpty {
+            self.finish(job, outputs: outputs, isFinal: true)
+        } else {
+            self.republish(job, placed, outputs: outputs, now: now)
+        }
     }
 
-    private mutating func retry(_ job: Job, _ retrying: [Conclusion], outputs: [Record], now: Int64) {
-        let expiry = self.expiry(job.entry)
-        guard
-            let delay = self.configuration.retry.tier(
-                afterAttempt: job.entry.attemptCount,
-                now: now,
-                expiry: expiry
-            )
-        else { preconditionFailure("A retry was decided without life left.") }
-        var outputs = outputs
-        var entry = job.entry
-        entry.envelope.recipients = retrying.map(\.recipient)
-        entry.firstDeferredAt = entry.firstDeferredAt ?? now
-        entry.parkedSince = nil
-        let age = now - entry.envelope.acceptedAt
-        let isLate = self.configuration.retry.delayNotificationAfter.map { age >= $0 } ?? false
-        let notifies = isLate && !entry.isDelayNotified && entry.envelope.reversePath != nil && job.content != nil
-        entry.isDelayNotified = entry.isDelayNotified || notifies
-        for conclusion in retrying {
-            outputs.append(self.outcome(conclusion, job, nextDueAt: now + delay, notifiesDelay: notifies, now: now))
-        }
-        self.republish(job, entry, delay: delay, outputs: outputs, now: now)
+    private func retryDelay(_ entry: QueueEntry, now: Int64) -> Int64 {
+        let expiry = self.expiry(entry)
+        // Reading the content may have taken the life that was left: the shortest tier is where it expires.
+        return self.configuration.retry.tier(afterAttempt: entry.attemptCount, now: now, expiry: expiry)
+            ?? self.configuration.retry.tiers.first ?? 0
+    }
+
+    /// Whether the sender is due to be told that the message is late.
+    private func isDelayToBeNotified(_ entry: QueueEntry, now: Int64) -> Bool {
+        guard let after = self.configuration.retry.delayNotificationAfter, !entry.isDelayNotified else { return false }
+        return entry.envelope.reversePath != nil && now - entry.envelope.acceptedAt >= after
     }
 
     /// The job waits without an attempt.
@@ -118,41 +148,77 @@ extension DeliveryCore {
             now: now,
             expiry: self.expiry(entry)
         )
-        guard let delay else { return }
+        var outputs: [Record] = []
+        if self.isDelayToBeNotified(entry, now: now) {
+            let waiting = self.waiting(job)
+            if waiting.contains(where: { self.wantsNotification($0, entry) }) {
+                guard job.content != nil else {
+                    self.read(jobID, then: .park(wait: wait, outageSince: outageSince))
+                    return
+                }
+                entry.isDelayNotified = true
+                outputs = waiting.map {
+                    self.outcome($0, job, nextDueAt: now + delay, notifiesDelay: true, now: now)
+                }
+            }
+        }
         if outageSince != nil, let number = job.site { self.sites[number]?.mayBeParked(until: now + delay) }
         self.act(.parked(site: self.siteName(job), delay: delay))
-        self.republish(job, entry, delay: delay, outputs: [], now: now)
+        self.republish(job, [(.deferred(milliseconds: delay), self.siteName(job), entry)], outputs: outputs, now: now)
     }
 
-    /// Puts the job's recipients into a tier. Content that is still in its first record is copied to
+    /// What is said of recipients that go on waiting without an attempt.
+    private func waiting(_ job: Job) -> [Conclusion] {
+        let text = job.site.flatMap { self.sites[$0]?.lastFailure } ?? "The site takes no mail at present."
+        let failure = DeliveryFailure(
+            scope: .site,
+            isPermanent: false,
+            phase: .policy,
+            status: EnhancedStatusCode(4, 4, 1),
+            text: text
+        )
+        return job.entry.envelope.recipients.map {
+            Conclusion(recipient: $0, kind: .deferred, result: .failed(failure))
+        }
+    }
+
+    /// Puts what is left of the job where it waits. Content that is still in its first record is copied to
     /// `posthorn.content` before, once (DESIGN §2).
-    private mutating func republish(
-        _ job: Job,
-        _ entry: QueueEntry,
-        delay: Int64,
-        outputs: [Record],
-        now: Int64
-    ) {
-        let topic = Topic.deferred(milliseconds: delay)
-        let key = self.siteName(job)
-        // A command given while the job was being tried is about what is left of it.
-        if !self.commands.isEmpty, let command = self.pendingCommand(job.position, entry, site: key) {
-            var left = job
-            left.entry = entry
-            left.stage = .routing
-            self.jobs[job.id] = left
-            self.builder.add(outputs, of: job.position.partition)
-            self.execute(command, on: left, now: now)
+    private mutating func republish(_ job: Job, _ placed: [Placed], outputs: [Record], now: Int64) {
+        var staged = Staged(outputs: outputs, entries: [])
+        for item in placed {
+            // A command given while the job was being tried is about what is left of it.
+            if !self.commands.isEmpty, let command = self.pendingCommand(job.position, item.entry, site: item.key) {
+                let recipients = command.matching(item.entry, site: item.key)
+                self.split(command, recipients, item.entry, key: item.key, topic: item.topic, into: &staged, now: now)
+            } else {
+                staged.entries.append(item)
+            }
+        }
+        self.place(job, staged, isFinal: staged.entries.isEmpty)
+    }
+
+    /// Finishes the job with what is staged, once its content has a place of its own.
+    mutating func place(_ job: Job, _ staged: Staged, isFinal: Bool) {
+        guard job.entry.content == nil, !staged.entries.isEmpty else {
+            var outputs = staged.outputs
+            for var item in staged.entries {
+                item.entry.isContentShared = item.entry.isContentShared || staged.entries.count > 1
+                self.publish(
+                    item.entry,
+                    topic: item.topic,
+                    key: item.key,
+                    content: ByteBuffer(),
+                    from: job.position,
+                    to: &outputs
+                )
+            }
+            self.finish(job, outputs: outputs, isFinal: isFinal)
             return
         }
-        if entry.content != nil {
-            var outputs = outputs
-            self.publish(entry, topic: topic, key: key, content: ByteBuffer(), from: job.position, to: &outputs)
-            self.finish(job, outputs: outputs, isFinal: false)
-            return
-        }
+        if case .ready = job.stage, let site = job.site { self.sites[site]?.ready.remove(job.id) }
         self.jobs[job.id]?.stage = .appending
-        self.jobs[job.id]?.staged = Staged(outputs: outputs, entries: [(topic, key, entry)])
+        self.jobs[job.id]?.staged = staged
         if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
     }
 
@@ -326,6 +392,15 @@ extension Outcome.Reply {
 }
 
 extension DeliveryFailure {
+    /// What the log had of the message cannot be read any more.
+    static let contentLost = DeliveryFailure(
+        scope: .message,
+        isPermanent: true,
+        phase: .policy,
+        status: EnhancedStatusCode(5, 3, 0),
+        text: "The relay cannot read the message's content any more."
+    )
+
     static func expired(lastFailure: String?) -> DeliveryFailure {
         DeliveryFailure(
             scope: .message,

@@ -164,7 +164,7 @@ extension DeliveryCore {
 
     /// Gives ready jobs to idle connections, and opens more where that helps.
     mutating func dispatch(_ number: Int, now: Int64) {
-        guard !self.isDraining, !self.builder.isStuck else { return }
+        guard self.mayBegin else { return }
         while self.sites[number]?.ready.isEmpty == false, let connectionID = self.sites[number]?.idle.popLast() {
             guard let jobID = self.sites[number]?.ready.popNext() else { break }
             self.attempt(jobID, on: connectionID, now: now)
@@ -217,13 +217,15 @@ extension DeliveryCore {
         self.connections[connectionID]?.job = jobID
         self.connections[connectionID]?.transactionCount += 1
         let envelope = job.entry.envelope
+        // What the host does not take in one transaction follows in another (RFC 5321 §4.5.3.1.10, RFC 9422 §4.2).
+        let countMax = max(1, self.connections[connectionID]?.facts?.recipientCountMax ?? envelope.recipients.count)
         self.act(
             .send(
                 connection: connectionID,
                 OutboundTransaction(
                     id: jobID,
                     reversePath: envelope.reversePath,
-                    recipients: envelope.recipients,
+                    recipients: Array(envelope.recipients.prefix(countMax)),
                     bodyType: envelope.bodyType,
                     isInternationalized: envelope.isInternationalized,
                     returnContent: envelope.returnContent,
@@ -279,16 +281,18 @@ extension DeliveryCore {
                 return failure
             }
             .first
+        // What a host took of the recipients it has: LMTP answers for each.
+        let isNoneTaken = !result.results.contains { if case .delivered = $0 { true } else { false } }
         if let failure = sessionFailure {
             // A kept connection that the remote had given up says nothing about the message or the site.
             let isStale = connection.transactionCount > 1 && failure.scope == .session && !failure.isPermanent
             let isLeaving = self.leaving.contains(job.position.partition)
-            if isLeaving, failure.scope == .session, !result.isInDoubt {
+            if isLeaving, failure.scope == .session, !result.isInDoubt, isNoneTaken {
                 // Most likely ended by us: nothing was decided, and the next owner tries it.
                 self.forget(job)
                 return
             }
-            if isStale && !result.isInDoubt && job.staleCount < 2 && !self.isDraining && !isLeaving {
+            if isStale && !result.isInDoubt && isNoneTaken && job.staleCount < 2 && !self.isDraining && !isLeaving {
                 self.jobs[jobID]?.staleCount += 1
                 self.jobs[jobID]?.stage = .ready
                 self.jobs[jobID]?.readySince = now
@@ -385,7 +389,7 @@ extension DeliveryCore {
             }
         }
         for (number, site) in self.sites {
-            if site.isUnused && site.outageSince == nil {
+            if site.isUnused && site.mayBeForgotten(now: now) {
                 self.sites[number] = nil
                 self.siteNumbers[site.plan.id] = nil
                 self.routes = self.routes.filter { _, route in

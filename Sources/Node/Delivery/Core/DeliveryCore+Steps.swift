@@ -2,9 +2,9 @@ import ClusterLog
 
 /// What the next step will carry, and what became of the last.
 struct StepBuilder: Sendable {
-    /// An output or a release with the partition whose record it comes from; `nil` is nobody's in particular.
+    /// An output or a release with the partition whose record it comes from.
     fileprivate struct Owned<Value: Sendable>: Sendable {
-        var partition: TopicPartition?
+        var partition: TopicPartition
         var value: Value
     }
 
@@ -29,6 +29,9 @@ struct StepBuilder: Sendable {
     private(set) var isWriting = false
     private var retryAt: Int64 = 0
     private(set) var failureCount = 0
+    private var startedAt: Int64 = 0
+    /// The step that is being written has taken too long; as of the last tick.
+    private(set) var isLate = false
 
     static let retryDelay: Int64 = 500
 
@@ -36,8 +39,14 @@ struct StepBuilder: Sendable {
     var isBusy: Bool { self.inFlight != nil || self.hasProgress || !self.retryAppends.isEmpty }
     /// The log does not take steps now: no new work begins.
     var isStuck: Bool { self.failureCount > 0 }
+    /// Outputs for the step after the one that is being written.
+    var waitingCount: Int { self.outputs.count }
 
-    mutating func add(_ outputs: [Record], of partition: TopicPartition? = nil) {
+    mutating func noteTime(_ now: Int64, patience: Int64) {
+        self.isLate = self.isWriting && now - self.startedAt > patience
+    }
+
+    mutating func add(_ outputs: [Record], of partition: TopicPartition) {
         for output in outputs { self.outputs.append(Owned(partition: partition, value: output)) }
         self.hasProgress = true
     }
@@ -49,17 +58,16 @@ struct StepBuilder: Sendable {
     /// Whether something of these partitions waits to be written or is being written.
     func concerns(_ partitions: Set<TopicPartition>) -> Bool {
         if let inFlight, inFlight.progress.keys.contains(where: partitions.contains) { return true }
-        return self.outputs.contains { $0.partition.map(partitions.contains) ?? false }
+        return self.outputs.contains { partitions.contains($0.partition) }
     }
 
     /// Another member owns these partitions: what was not written of them is not ours to write. A step that is being
     /// written is decided by the log; when it comes again, it comes without them.
     mutating func drop(_ partitions: Set<TopicPartition>) {
-        func isKept(_ partition: TopicPartition?) -> Bool { partition.map { !partitions.contains($0) } ?? true }
-        self.outputs.removeAll { !isKept($0.partition) }
-        self.releases.removeAll { !isKept($0.partition) }
-        self.inFlight?.outputs.removeAll { !isKept($0.partition) }
-        self.inFlight?.owned.removeAll { !isKept($0.partition) }
+        self.outputs.removeAll { partitions.contains($0.partition) }
+        self.releases.removeAll { partitions.contains($0.partition) }
+        self.inFlight?.outputs.removeAll { partitions.contains($0.partition) }
+        self.inFlight?.owned.removeAll { partitions.contains($0.partition) }
         for partition in partitions { self.inFlight?.progress[partition] = nil }
         if let inFlight, !self.isWriting, inFlight.outputs.isEmpty, inFlight.progress.isEmpty { self.inFlight = nil }
     }
@@ -71,8 +79,13 @@ struct StepBuilder: Sendable {
     }
 
     /// The step to write. `progress` belongs to the outputs that are waiting; a step that comes again keeps its own.
-    mutating func next(progress: [TopicPartition: Progress], commands: [OperatorCommand]) -> Step {
+    mutating func next(
+        progress: [TopicPartition: Progress],
+        commands: [OperatorCommand],
+        now: Int64
+    ) -> Step {
         self.isWriting = true
+        self.startedAt = now
         if let inFlight = self.inFlight { return inFlight.step }
         let inFlight = InFlight(
             outputs: self.outputs,
@@ -92,6 +105,7 @@ struct StepBuilder: Sendable {
         let inFlight = self.inFlight
         self.inFlight = nil
         self.isWriting = false
+        self.isLate = false
         self.failureCount = 0
         return inFlight
     }
@@ -129,20 +143,22 @@ extension DeliveryCore {
                 if let partition = self.partitions[id] { progress[id] = partition.window.progress }
             }
             self.dirtyPartitions.removeAll(keepingCapacity: true)
-            self.act(.step(self.builder.next(progress: progress, commands: self.commands)))
+            self.act(.step(self.builder.next(progress: progress, commands: self.commands, now: now)))
         } else {
-            self.act(.step(self.builder.next(progress: [:], commands: [])))
+            self.act(.step(self.builder.next(progress: [:], commands: [], now: now)))
         }
     }
 
     mutating func stepped(_ result: Result<Void, RecordLogError>, now: Int64) {
         switch result {
         case .success:
+            let wasHeldUp = !self.mayBegin
             if let step = self.builder.succeeded() { self.becameDurable(step) }
             self.flush(now: now)
             for id in Array(self.partitions.keys) { self.advance(id, now: now) }
             self.wakeMore(now: now)
             self.readMore()
+            if wasHeldUp { for number in Array(self.sites.keys) { self.dispatch(number, now: now) } }
             self.dispatchStarved(now: now)
         case .failure:
             // Fenced: the partitions that were lost are dropped when the log says which; the rest comes again.

@@ -31,8 +31,10 @@ struct DeliveryCore: Sendable {
         var idleTimeout: Int64 = 5_000
         /// A site that is slower than this (milliseconds) to take its next message has its excess parked.
         var patience: Int64 = 1_000
-        /// Outputs in one step.
+        /// Outputs that wait for the step before them; above it no new work begins.
         var stepOutputCountMax = 1_000
+        /// Milliseconds after which a step that was not answered keeps new work from beginning.
+        var stepPatience: Int64 = 1_000
         /// Octets of content that fan-out may copy rather than reference.
         var fanOutCopySizeMax = 1 << 20
         /// Octets of a message that a notification returns.
@@ -132,16 +134,21 @@ struct DeliveryCore: Sendable {
     /// What happens once content was read.
     enum AfterReading: Sendable {
         case attempt
-        /// Final failures of recipients whose notifications return a part of it.
-        case conclude([Conclusion])
+        /// Failures of recipients whose notifications return a part of it.
+        case conclude(final: [Conclusion], retrying: [Conclusion])
+        /// Late mail that waits without an attempt, of which its sender is told.
+        case park(wait: Int64, outageSince: Int64?)
     }
+
+    /// An entry on its way into a topic.
+    typealias Placed = (topic: Topic, key: String, entry: QueueEntry)
 
     /// Outputs that need a reference to content which is still being appended.
     struct Staged: Sendable {
         /// Outputs that are complete.
         var outputs: [Record]
         /// Entries to publish with the reference filled in.
-        var entries: [(topic: Topic, key: String, entry: QueueEntry)]
+        var entries: [Placed]
     }
 
     let configuration: Configuration
@@ -154,6 +161,8 @@ struct DeliveryCore: Sendable {
     var heldOctets = 0
     /// Jobs whose content is read as soon as there is room.
     var readsWaiting: Deque<UInt64> = []
+    /// Reads that were asked for and not answered yet.
+    var readCount = 0
     var routes: [String: Route] = [:]
     var sites: [Int: Site] = [:]
     var siteNumbers: [String: Int] = [:]
@@ -186,6 +195,12 @@ struct DeliveryCore: Sendable {
 
     mutating func act(_ action: Action) {
         self.actions.append(action)
+    }
+
+    /// Whether new work begins: not while what was done cannot be written, so that a node that dies repeats little (G3).
+    var mayBegin: Bool {
+        !self.isDraining && !self.builder.isStuck && !self.builder.isLate
+            && self.builder.waitingCount < self.configuration.stepOutputCountMax
     }
 
     /// Nothing is being tried, waited for or written.
@@ -240,9 +255,15 @@ struct DeliveryCore: Sendable {
 
     /// The log begins at `start`: what was to be worked on below it is lost.
     mutating func truncated(_ partition: TopicPartition, start: Offset) {
+        guard self.partitions[partition] != nil else { return }
+        for job in Array(self.jobs.values)
+        where job.position.partition == partition && job.position.offset < start { self.forget(job) }
+        while let pending = self.partitions[partition]?.backlog.first, pending.record.position.offset < start {
+            self.partitions[partition]?.backlog.removeFirst()
+            self.uncharge(pending, of: partition)
+        }
         self.partitions[partition]?.window.drop(below: start)
-        self.dirtyPartitions.insert(partition)
-        self.builder.add([], of: partition)
+        self.write([], of: partition)
     }
 
     /// These partitions are no longer ours: all that is in memory of them is forgotten, and what was not written of
@@ -257,29 +278,42 @@ struct DeliveryCore: Sendable {
             self.forget(job)
         }
         for partition in partitions {
-            if let removed = self.partitions.removeValue(forKey: partition) {
-                self.heldOctets -= removed.backlog.reduce(0) { $0 + $1.record.size }
-            }
+            guard let backlog = self.partitions[partition]?.backlog else { continue }
+            for pending in backlog { self.uncharge(pending, of: partition) }
+            self.partitions[partition] = nil
         }
     }
 
     mutating func received(_ partition: TopicPartition, _ records: [StoredRecord], now: Int64) {
         guard self.partitions[partition] != nil, !self.leaving.contains(partition) else { return }
         for record in records {
-            guard self.partitions[partition]?.window.isOpen(record.position.offset) == true else { continue }
-            self.heldOctets += record.size
-            let pending: Pending
+            guard self.partitions[partition]?.window.isWanted(record.position.offset) == true else { continue }
+            var pending: Pending
             do throws(RecordLogError) {
                 pending = Pending(record: record, entry: try QueueEntry(record), reason: "")
             } catch {
                 pending = Pending(record: record, entry: nil, reason: error.reason)
             }
+            // Held mail is never sent from here: it goes on from the log.
+            if partition.topic == .held, pending.entry != nil { pending.record.value = ByteBuffer() }
+            if self.isCharged(partition) { self.heldOctets += pending.record.size }
             self.partitions[partition]?.backlog.append(pending)
         }
         self.advance(partition, now: now)
     }
 
+    /// Whether what waits in a partition's backlog counts as held: mail that is not due waits for hours, and must not
+    /// keep what is due from being read. It is bounded by what a member gives at once.
+    private func isCharged(_ partition: TopicPartition) -> Bool {
+        partition.topic != .held && (self.partitions[partition]?.delay ?? 0) == 0
+    }
+
+    private mutating func uncharge(_ pending: Pending, of partition: TopicPartition) {
+        if self.isCharged(partition) { self.heldOctets -= pending.record.size }
+    }
+
     mutating func tick(now: Int64) {
+        self.builder.noteTime(now, patience: self.configuration.stepPatience)
         for partition in Array(self.partitions.keys) {
             self.advance(partition, now: now)
         }
@@ -300,9 +334,12 @@ struct DeliveryCore: Sendable {
 
     /// Works on the partition's next records as far as its window, its sites and the clock allow.
     mutating func advance(_ id: TopicPartition, now: Int64) {
-        guard !self.isDraining, !self.builder.isStuck, !self.leaving.contains(id) else { return }
-        while let pending = self.partitions[id]?.backlog.first, self.mayActivate(pending, of: id, now: now) {
+        guard !self.leaving.contains(id) else { return }
+        while self.mayBegin, let pending = self.partitions[id]?.backlog.first,
+            self.mayActivate(pending, of: id, now: now)
+        {
             self.partitions[id]?.backlog.removeFirst()
+            self.uncharge(pending, of: id)
             self.activate(pending, of: id, now: now)
         }
         self.updatePause(id)
@@ -310,9 +347,13 @@ struct DeliveryCore: Sendable {
 
     private func mayActivate(_ pending: Pending, of id: TopicPartition, now: Int64) -> Bool {
         guard let partition = self.partitions[id],
-            partition.window.openCount < self.configuration.windowCountMax,
-            partition.window.span < self.configuration.windowSpanMax,
             partition.delay == 0 || pending.record.timestamp + partition.delay <= now
+        else { return false }
+        // What an earlier owner left is in the window already.
+        guard
+            partition.window.isInherited(pending.record.position.offset)
+                || partition.window.incompleteCount < self.configuration.windowCountMax
+                    && partition.window.span < self.configuration.windowSpanMax
         else { return false }
         // Held mail is worked on when a command has taken it elsewhere: then only its offset is left to finish.
         if id.topic == .held {
@@ -335,15 +376,14 @@ struct DeliveryCore: Sendable {
         let record = pending.record
         self.partitions[id]?.window.open(record.position.offset)
         guard let entry = pending.entry else {
-            self.heldOctets -= record.size
             self.bury(record, reason: pending.reason)
             return
         }
         if !self.commands.isEmpty, self.isSuperseded(record.position, entry, key: record.key) {
-            self.heldOctets -= record.size
             self.complete(record.position, outputs: [])
             return
         }
+        self.heldOctets += record.size
         let jobID = self.nextJobID
         self.nextJobID += 1
         let isInline = entry.content == nil
@@ -365,7 +405,8 @@ struct DeliveryCore: Sendable {
         guard let partition = self.partitions[id] else { return }
         let shouldPause =
             !partition.backlog.isEmpty || self.heldOctets > self.configuration.heldOctetsMax
-            || partition.window.openCount >= self.configuration.windowCountMax
+            || (partition.window.incompleteCount >= self.configuration.windowCountMax
+                && partition.window.inheritedCount == 0)
         guard shouldPause != partition.isPaused else { return }
         self.partitions[id]?.isPaused = shouldPause
         self.act(shouldPause ? .pause([id]) : .resume([id]))
@@ -413,8 +454,9 @@ struct DeliveryCore: Sendable {
                 continue
             }
             let isRoomLeft = self.heldOctets + reference.size <= self.configuration.heldOctetsMax
-            guard isRoomLeft || self.heldOctets <= self.configuration.heldOctetsMax / 2 else { return }
+            guard isRoomLeft || self.readCount == 0 else { return }
             self.readsWaiting.removeFirst()
+            self.readCount += 1
             self.heldOctets += reference.size
             self.jobs[jobID]?.heldOctets += reference.size
             self.act(.read(reference, job: jobID))
@@ -422,31 +464,48 @@ struct DeliveryCore: Sendable {
     }
 
     mutating func contentRead(_ jobID: UInt64, _ result: Result<ByteBuffer, RecordLogError>, now: Int64) {
+        self.readCount -= 1
         guard var job = self.jobs[jobID], case .reading = job.stage else { return }
         switch result {
         case .success(let content):
             job.content = content
             self.jobs[jobID] = job
-            switch job.afterReading {
-            case .attempt: self.enqueue(jobID, now: now)
-            case .conclude(let conclusions): self.conclude(jobID, conclusions, retrying: [], now: now)
-            }
+            self.goOn(job, now: now)
         case .failure(let error) where error.isRetriable:
             self.readsWaiting.append(jobID)
             self.heldOctets -= job.entry.content?.size ?? 0
             self.jobs[jobID]?.heldOctets -= job.entry.content?.size ?? 0
         case .failure(let error):
-            // The content is gone or is not what was referenced: it is never sent (G7).
-            let record = StoredRecord(
-                position: job.position,
-                timestamp: now,
-                key: job.key,
-                headers: [RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: job.entry.encoded()))],
-                value: ByteBuffer()
-            )
-            self.forget(job)
-            self.bury(record, reason: "content cannot be read: \(error)")
+            self.lostContent(job, error, now: now)
         }
+    }
+
+    /// The job's content is at hand.
+    private mutating func goOn(_ job: Job, now: Int64) {
+        switch job.afterReading {
+        case .attempt: self.enqueue(job.id, now: now)
+        case .conclude(let final, let retrying): self.conclude(job.id, final, retrying: retrying, now: now)
+        case .park(let wait, let since): self.park(job.id, wait: wait, outageSince: since, now: now)
+        }
+    }
+
+    /// The content is gone or is not what was referenced: it is never sent (G7). What is known of it goes to
+    /// `posthorn.dead`, and its recipients are final all the same (G2): their sender is told.
+    private mutating func lostContent(_ job: Job, _ error: RecordLogError, now: Int64) {
+        var job = job
+        job.content = ByteBuffer()
+        self.jobs[job.id] = job
+        var final = job.entry.envelope.recipients.map {
+            Conclusion(recipient: $0, kind: .bounced, result: .failed(.contentLost))
+        }
+        if case .conclude(let decided, let retrying) = job.afterReading {
+            let concerned = Set(retrying.map(\.recipient.index))
+            final = decided + final.filter { concerned.contains($0.recipient.index) }
+        }
+        let headers = [RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: job.entry.encoded()))]
+        let reason = "content cannot be read: \(error)"
+        let dead = self.dead(job.position, headers: headers, value: ByteBuffer(), reason: reason)
+        self.conclude(job.id, final, retrying: [], others: [dead], now: now)
     }
 
     mutating func contentAppended(_ jobID: UInt64, _ result: Result<Reference, RecordLogError>, now: Int64) {
@@ -542,7 +601,14 @@ struct DeliveryCore: Sendable {
     mutating func complete(_ position: Position, outputs: [Record]) {
         guard self.partitions[position.partition] != nil else { return }
         self.partitions[position.partition]?.window.finish(position.offset)
-        self.dirtyPartitions.insert(position.partition)
-        self.builder.add(outputs, of: position.partition)
+        self.write(outputs, of: position.partition)
+    }
+
+    /// Puts outputs into the next step, together with the progress of the partition that they come from: that is what
+    /// keeps a node that has lost the partition from writing them (DESIGN §3).
+    mutating func write(_ outputs: [Record], of partition: TopicPartition) {
+        guard self.partitions[partition] != nil else { return }
+        self.dirtyPartitions.insert(partition)
+        self.builder.add(outputs, of: partition)
     }
 }

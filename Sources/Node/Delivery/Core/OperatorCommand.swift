@@ -18,7 +18,7 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         var scanned: Int64
         /// Below ``scanned`` and not dealt with: they were being worked on when the scan passed them.
         var excluded: [Int64] = []
-        /// A record was dealt with: the mark is needed until all have been passed. Of wakes only.
+        /// Whether the scan has dealt with a record: then the mark is needed until all have been passed. `nil` is not known.
         var hasMatched: Bool?
 
         var place: TopicPartition { TopicPartition(Topic(self.topic), self.partition) }

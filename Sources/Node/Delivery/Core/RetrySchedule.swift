@@ -35,9 +35,9 @@ struct RetrySchedule: Sendable {
     ///
     /// With the usual tiers that is the schedule of mail that was tried, so that four hours of outage move a message six
     /// times (ADR 0008).
-    func tier(parkedFor wait: Int64, outageAge: Int64, now: Int64, expiry: Int64) -> Int64? {
+    func tier(parkedFor wait: Int64, outageAge: Int64, now: Int64, expiry: Int64) -> Int64 {
         let wanted = max(wait, outageAge * 3)
-        return self.largestTier(notAbove: min(wanted, expiry - now)) ?? self.tiers.first
+        return self.largestTier(notAbove: min(wanted, expiry - now)) ?? self.tiers.first ?? 0
     }
 
     private func largestTier(notAbove bound: Int64) -> Int64? {

@@ -28,6 +28,7 @@ struct Site: Sendable {
     static let concurrencyStart = 5.0
     static let backoffBase: Int64 = 30_000
     static let backoffMax: Int64 = 600_000
+    static let outageMemory: Int64 = 3_600_000
 
     init(plan: SitePlan) {
         self.plan = plan
@@ -37,6 +38,12 @@ struct Site: Sendable {
     var isUnused: Bool { self.jobCount == 0 && self.connectionCount == 0 }
 
     func isBackingOff(now: Int64) -> Bool { now < self.backoffUntil }
+
+    /// Whether nothing of what is known here would be missed, once nobody uses the site: an outage is remembered while mail
+    /// may wait behind it, and for an hour.
+    func mayBeForgotten(now: Int64) -> Bool {
+        self.outageSince == nil || now >= max(self.backoffUntil + Self.outageMemory, self.parkedUntil)
+    }
 
     var connectionCountLimit: Int { max(1, Int(self.concurrency)) }
 
