@@ -193,6 +193,21 @@ struct TransactionTests {
         }
     }
 
+    @Test("A client that goes away within its content leaves nothing, and undoes nothing (RFC 5321 §4.1.1.10)")
+    func forgetsLostClient() async throws {
+        try await TestServer.run { server in
+            let client = try TestClient(port: server.port)
+            try client.hello()
+            #expect(try client.sendMessage().hasPrefix("250 "))
+            try client.beginMessage(to: ["c@example.com"])
+            client.send("half of a message\r\n")
+            client.endOfInput()
+            _ = client.rest()
+            let messages = try server.accepted()
+            #expect(messages.map { $0.entry.envelope.recipients.map(\.mailbox.localPart) } == [["b"]])
+        }
+    }
+
     @Test("200 sessions at once, three messages each: every 250 is in the log")
     func servesManySessions() async throws {
         try await TestServer.with({ $0.limits.sessionCountPerAddressMax = 1_000 })

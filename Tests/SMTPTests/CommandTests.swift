@@ -35,7 +35,7 @@ struct CommandTests {
 
     static let errors: [(String, String)] = [
         ("", "500 5.5.1"), ("FOO", "500 5.5.1"), ("LHLO a.example", "500 5.5.1"), ("MAILFROM:<a@b.c>", "500 5.5.1"),
-        ("NOOP\0", "500 5.5.2"), ("NO\rOP", "500 5.5.2"), ("NOOP \u{7f}", "500 5.5.2"),
+        ("NOOP\0", "501 5.5.2"), ("NO\rOP", "501 5.5.2"), ("NOOP \u{7f}", "501 5.5.2"),
         ("EHLO", "501 "), ("EHLO a b", "501 "), ("EHLO \u{e4}.example", "501 "), ("EHLO []", "501 "),
         ("HELO a<b>", "501 "), ("EHLO " + String(repeating: "a", count: 256), "501 "),
         ("DATA now", "501 5.5.4"), ("QUIT now", "501 5.5.4"), ("RSET x", "501 5.5.4"), ("STARTTLS x", "501 5.5.4"),
@@ -112,6 +112,8 @@ struct CommandTests {
             String(repeating: "a", count: 60) + "@" + String(repeating: "b.", count: 96) + "c"
         ),
         ("<" + String(repeating: "a", count: 60) + "@" + String(repeating: "b.", count: 97) + "c>", nil),
+        // 139 octets as they come, and 264 as A-labels.
+        ("<" + String(repeating: "a", count: 60) + "@" + String(repeating: "\u{fc}.", count: 25) + "c>", nil),
     ]
 
     @Test("Source routes are dropped, quotes hide brackets, and paths have 256 octets at most", arguments: paths)

@@ -28,6 +28,8 @@ struct RFC5321MustTests {
     private static let longDomain =
         String(repeating: "d", count: 63) + "." + String(repeating: "e", count: 63) + ".example"
 
+    private static let longPath = longLocalPart.dropLast(4) + "@" + String(repeating: "d.", count: 96)
+
     static let musts: [Must] = [
         Must(
             "2.3.8",
@@ -119,6 +121,18 @@ struct RFC5321MustTests {
             [250, 250, 250]
         ),
         Must(
+            "4.1.2",
+            "control characters in a command are 501",
+            hello + "MAIL FROM:<a\u{1}b@c.example>\r\nVRFY \u{7f}\r\n",
+            [250, 501, 501]
+        ),
+        Must(
+            "4.1.2",
+            "octets above 127 in a path are refused without SMTPUTF8, with the 553 of RFC 6531",
+            hello + "MAIL FROM:<\u{fc}@b.example>\r\n",
+            [250, 553]
+        ),
+        Must(
             "4.1.3",
             "address literals are understood",
             "EHLO [192.0.2.1]\r\nMAIL FROM:<a@[IPv6:2001:db8::1]>\r\n",
@@ -142,6 +156,25 @@ struct RFC5321MustTests {
             "EHLO with a bad argument is 501 and leaves the state as it was",
             open + "EHLO\r\nDATA\r\n",
             [250, 250, 250, 501, 354]
+        ),
+        Must(
+            "4.1.4",
+            "MAIL with a bad argument is 501 and leaves the state as it was",
+            hello + "MAIL FROM:<a@b@c>\r\nMAIL FROM:<>\r\n",
+            [250, 501, 250]
+        ),
+        Must(
+            "4.1.4",
+            "commands out of order are 503 and leave the state as it was",
+            hello + "RCPT TO:<b@example.com>\r\nDATA\r\nMAIL FROM:<>\r\nMAIL FROM:<>\r\n"
+                + "RCPT TO:<b@example.com>\r\nDATA\r\n",
+            [250, 503, 503, 250, 503, 250, 354]
+        ),
+        Must(
+            "4.1.1.10",
+            "an error does not close the channel",
+            hello + "FOO\r\nMAIL\r\nDATA x\r\nNOOP\r\n",
+            [250, 500, 501, 501, 250]
         ),
         Must(
             "4.2.4",
@@ -176,6 +209,12 @@ struct RFC5321MustTests {
         ),
         Must("4.5.3.1.2", "long domains", hello + "MAIL FROM:<a@\(longDomain)>\r\n", [250, 250]),
         Must(
+            "4.5.3.1.3",
+            "paths of 256 octets",
+            hello + "MAIL FROM:<\(longPath)c>\r\nRSET\r\nMAIL FROM:<\(longPath)cc>\r\n",
+            [250, 250, 250, 501]
+        ),
+        Must(
             "4.5.3.1.4",
             "command lines of 512 octets and more",
             "NOOP " + String(repeating: "x", count: 1_500) + "\r\n",
@@ -185,6 +224,12 @@ struct RFC5321MustTests {
             "4.5.3.1.6",
             "text lines of 1,000 octets and more",
             open + "DATA\r\n" + String(repeating: "x", count: 5_000) + "\r\n.\r\n",
+            [250, 250, 250, 354, 250]
+        ),
+        Must(
+            "4.5.3.1.7",
+            "content of 64K octets and more",
+            open + "DATA\r\n" + String(repeating: String(repeating: "x", count: 70) + "\r\n", count: 1_000) + ".\r\n",
             [250, 250, 250, 354, 250]
         ),
         Must(
@@ -243,6 +288,26 @@ struct RFC5321MustTests {
         #expect(lines.count > 5)
         #expect(lines.dropLast().allSatisfy { $0.hasPrefix("250-") })
         #expect(lines.last?.hasPrefix("250 ") == true)
+    }
+
+    @Test("§3.2: HELO is answered in one line, without the extensions")
+    func helo() {
+        var harness = SessionHarness()
+        #expect(harness.send("HELO c.example\r\n") == "250 mx.example.com\r\n")
+    }
+
+    /// IANA's registry "SMTP Service Extensions".
+    @Test("§2.2.2: every extension that EHLO offers is a registered one")
+    func registeredExtensions() {
+        let registered: Set<Substring> = [
+            "8BITMIME", "AUTH", "CHUNKING", "DSN", "ENHANCEDSTATUSCODES", "LIMITS", "PIPELINING", "SIZE", "SMTPUTF8",
+            "STARTTLS",
+        ]
+        var harness = SessionHarness(.submission, tls: .test)
+        let lines = harness.send("EHLO c.example\r\n").split(separator: "\r\n").dropFirst()
+        let keywords = lines.map { $0.dropFirst(4).prefix { $0 != " " } }
+        #expect(keywords.contains("AUTH") && keywords.contains("PIPELINING"))
+        #expect(registered.isSuperset(of: keywords))
     }
 
     @Test("§4.5.3.1.5: no reply line is longer than 512 octets")

@@ -40,7 +40,10 @@ struct Path {
             self.target = .postmaster
             return
         }
-        guard let mailbox = Mailbox(parsing: inner) else { return nil }
+        // Measured again as it will be sent: A-labels are longer than the U-labels they stand for.
+        guard let mailbox = Mailbox(parsing: inner),
+            mailbox.localPart.utf8.count + mailbox.domain.text.utf8.count + 3 <= Self.octetCountMax
+        else { return nil }
         self.target = .mailbox(mailbox)
     }
 }

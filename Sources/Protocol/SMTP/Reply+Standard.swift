@@ -43,8 +43,9 @@ extension Reply {
         EnhancedStatusCode(5, 5, 2),
         "Lines end with <CR><LF>, nothing else"
     )
+    /// 501, whatever the command (RFC 5321 §4.1.2).
     public static let controlCharacterInCommand = Reply(
-        500,
+        501,
         EnhancedStatusCode(5, 5, 2),
         "Control character in command"
     )
