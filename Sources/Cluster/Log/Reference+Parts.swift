@@ -22,7 +22,8 @@ extension Reference {
         }
         var whole = first
         var value = ByteBuffer()
-        value.reserveCapacity(self.size)
+        // What was read, not what the reference claims: it may be anybody's.
+        value.reserveCapacity(parts.reduce(0) { $0 + $1.value.readableBytes })
         for (part, position) in zip(parts, self.positions) {
             let id = part.header(Self.messageIDHeader).map { String(buffer: $0) } ?? ""
             guard part.position == position, id == self.messageID,

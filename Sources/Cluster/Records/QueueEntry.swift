@@ -249,7 +249,8 @@ extension Posthorn_V1_Reference {
         var previous = reference.position.offset.rawValue
         self.further = reference.further.map { offset in
             defer { previous = offset.rawValue }
-            return UInt64(clamping: offset.rawValue - previous)
+            // What was read wraps around where somebody made it: as ``Reference`` reads it, so it is written.
+            return UInt64(clamping: offset.rawValue &- previous)
         }
     }
 }
