@@ -21,7 +21,7 @@ public enum Endpoint: Hashable, Sendable, CustomStringConvertible {
         if text.utf8.first == UInt8(ascii: "[") {
             guard let close = text.firstIndex(of: "]") else { return nil }
             host = text[text.index(after: text.startIndex)..<close]
-            guard IPAddress(host)?.isIPv4 == false else { return nil }
+            guard host.contains(":"), IPAddress(host) != nil else { return nil }
             let rest = text[text.index(after: close)...]
             guard rest.isEmpty || rest.first == ":" else { return nil }
             portText = rest.isEmpty ? nil : rest.dropFirst()
