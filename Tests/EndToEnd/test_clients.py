@@ -159,12 +159,12 @@ def test_many_recipients(node, server):
 
 def test_size_is_refused_early(make_node, server):
     """SIZE= beyond the limit is refused at MAIL, and content beyond it at the end."""
-    node = make_node(routes=[{"match": "*", "via": f"smtp {server.address}"}], limits={"message-size": "10KiB"})
+    node = make_node(routes=[{"match": "*", "via": f"smtp {server.address}"}], limits={"message-size": "64KiB"})
     with node.client() as client:
-        assert client.extensions["SIZE"] == ["10240"]
-        assert client.command("MAIL FROM:<a@sender.example> SIZE=20000").code == 552
+        assert client.extensions["SIZE"] == ["65536"]
+        assert client.command("MAIL FROM:<a@sender.example> SIZE=70000").code == 552
         client.expect(250, "MAIL FROM:<a@sender.example>")
         client.expect(250, "RCPT TO:<b@rcpt.example>")
-        assert client.data(HEADER + b"x" * 20_000).code == 552
+        assert client.data(HEADER + b"x" * 70_000).code == 552
         client.send("a@sender.example", "b@rcpt.example")
     assert len(server.wait_for(1)) == 1

@@ -128,7 +128,7 @@ struct ConfigurationLoaderTests {
             ),
             (
                 "limits: {message-size: 5 apples}",
-                "/etc/p.yaml:1: limits.message-size: “5 apples” is not a size of 1KiB to 1GiB. "
+                "/etc/p.yaml:1: limits.message-size: “5 apples” is not a size of 64KiB to 1GiB. "
                     + "Write a number with a unit, like 64KiB, 50MiB or 2GiB."
             ),
             (

@@ -100,7 +100,8 @@ struct ConfigurationDecoder {
 
     private func decode(_ section: ConfigurationSection, into limits: inout NodeConfiguration.Limits) {
         let many = 1...1_000_000_000
-        section.read("message-size", as: .size(1024...1 << 30), into: &limits.messageSizeMax)
+        // At least 64 KiB (RFC 5321 §4.5.3.1.7).
+        section.read("message-size", as: .size(64 << 10...1 << 30), into: &limits.messageSizeMax)
         section.read("recipients", as: .count(100...100_000), into: &limits.recipientCountMax)
         section.read("sessions", as: .count(1...1_000_000), into: &limits.sessionCountMax)
         section.read("sessions-per-address", as: .count(1...1_000_000), into: &limits.sessionCountPerAddressMax)
