@@ -184,5 +184,15 @@ let package = Package(
             "NodeTests",
             ["posthorn", "NodeSupport", "ClusterLog", "KafkaLog", "CRdKafka", logging]
         ),
+        tests(
+            // Every parser, fed what nobody should send.
+            "Fuzz",
+            "Fuzz",
+            [
+                "Mail", "SMTP", "DNS", "ClusterLog", "Records", "EmbeddedLog", "NodeSupport", "Ingress", "Delivery",
+                "Admin",
+                "posthorn", nioCore, nioPosix, logging,
+            ]
+        ),
     ]
 )

@@ -105,7 +105,7 @@ struct AdminClient {
     }
 
     /// Takes an HTTP/1.1 response apart (RFC 9112).
-    private func parse(_ response: [UInt8]) throws(Failure) -> (status: Int, content: Data) {
+    func parse(_ response: [UInt8]) throws(Failure) -> (status: Int, content: Data) {
         let malformed = Failure(description: "\(self.endpoint) does not speak HTTP.")
         guard let end = response.firstRange(of: Array("\r\n\r\n".utf8)) else { throw malformed }
         let lines = String(decoding: response[..<end.lowerBound], as: UTF8.self).components(separatedBy: "\r\n")
