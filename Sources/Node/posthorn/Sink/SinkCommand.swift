@@ -65,10 +65,13 @@ struct SinkCommand: AsyncParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Offer DSN.")
     var dsn = true
 
-    @Option(help: ArgumentHelp("Offer STARTTLS with this certificate chain (PEM).", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Offer STARTTLS with this certificate chain (PEM).", valueName: "file"),
+        completion: .file()
+    )
     var tlsCert: String?
 
-    @Option(help: ArgumentHelp("The certificate's key (PEM).", valueName: "file"))
+    @Option(help: ArgumentHelp("The certificate's key (PEM).", valueName: "file"), completion: .file())
     var tlsKey: String?
 
     @Flag(help: "Speak LMTP: one reply for each recipient (RFC 2033).")
