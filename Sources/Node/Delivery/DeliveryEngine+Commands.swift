@@ -101,14 +101,18 @@ extension DeliveryEngine {
         let group = GroupID("posthorn.control-\(self.makeCommandID())")
         try? await cancelWhenGracefulShutdown {
             while !Task.isCancelled {
+                var joined: (any GroupMember)?
                 do {
                     let tail = try await self.log.join(group, topics: TopicSelection(topics: [.control]))
+                    joined = tail
                     while let event = try await tail.next() {
                         if case .records(_, let records) = event { await self.adopt(records) }
                     }
                     await tail.leave()
                     return
                 } catch {
+                    // It would keep its share of the topic, and nobody would read that.
+                    await joined?.leave()
                     await self.noteFollowFailure(error)
                     try await Task.sleep(for: Self.followPause)
                 }
