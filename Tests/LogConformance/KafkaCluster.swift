@@ -47,6 +47,7 @@ final class KafkaCluster: @unchecked Sendable {
         configuration.prefix = prefix
         configuration.partitionCount = 4
         configuration.isTestCluster = true
+        configuration.readTimeout = 4_000
         configuration.commitsApart = self.isMock
         configuration.settings["topic.metadata.refresh.interval.ms"] = "500"
         return configuration
@@ -86,6 +87,15 @@ final class KafkaCluster: @unchecked Sendable {
             timeout: .seconds(10),
             logger: ProcessInfo.processInfo.environment["POSTHORN_TEST_VERBOSE"] == nil
                 ? .quiet : Logger(label: "kafka")
+        )
+    }
+
+    /// What the mock's brokers say of a topic from now on; they know it again with `RD_KAFKA_RESP_ERR_NO_ERROR`.
+    func setError(_ error: rd_kafka_resp_err_t, of topic: Topic, _ configuration: KafkaConfiguration) {
+        rd_kafka_mock_topic_set_error(
+            self.mock,
+            configuration.prefix + topic.name.dropFirst("posthorn".utf8.count),
+            error
         )
     }
 

@@ -35,6 +35,11 @@ public struct KafkaConfiguration: Sendable {
 
     /// How long an append may wait for the brokers' acknowledgement, milliseconds; then it fails.
     public var appendTimeout: Int64 = 10_000
+    /// How long a record may be waited for that is not there yet, as this node knows the log, milliseconds.
+    public var readTimeout: Int64 = 10_000
+    /// How long a scan may wait for open transactions, milliseconds. What a node leaves open when it dies is ended after
+    /// ``sessionTimeout`` and the brokers' `transaction.abort.timed.out.transaction.cleanup.interval.ms`.
+    public var scanTimeout: Int64 = 30_000
     /// The oldest append that is not acknowledged may be this old, milliseconds; then the log says it is unavailable.
     public var breakerAge: Int64 = 3_000
     /// Octets of appends that are not acknowledged.
@@ -125,12 +130,11 @@ public struct KafkaConfiguration: Sendable {
         ] + self.last
     }
 
-    /// The reader of references and scans, which is nobody's member.
-    var reading: Settings {
+    /// A reader of references or scans, which is nobody's member.
+    func reading(_ isolation: RecordReader.Isolation) -> Settings {
         self.common + self.fetching + [
             ("group.id", "\(self.prefix).reader"),
-            // What is referenced was acknowledged or committed: waiting for open transactions would only delay.
-            ("isolation.level", "read_uncommitted"),
+            ("isolation.level", isolation.rawValue),
             ("enable.partition.eof", "true"),
             // A partition that is assigned waits for the fetch request that is under way.
             ("fetch.wait.max.ms", "10"),

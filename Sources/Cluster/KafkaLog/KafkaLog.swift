@@ -31,7 +31,8 @@ public final class KafkaLog: RecordLog {
     private let configuration: KafkaConfiguration
     private let names: TopicNames
     private let appends: AppendProducer
-    private let reader: RecordReader
+    private let references: RecordReader
+    private let committed: RecordReader
     private let asking = WorkThread<Void>()
     private let watching = WorkThread<Void>()
     private let inSyncMin: Int
@@ -73,7 +74,8 @@ public final class KafkaLog: RecordLog {
         self.logger = logger
         do throws(KafkaError) {
             self.appends = try AppendProducer(configuration: configuration, logger: logger)
-            self.reader = try RecordReader(configuration: configuration, logger: logger)
+            self.references = try RecordReader(configuration: configuration, isolation: .uncommitted, logger: logger)
+            self.committed = try RecordReader(configuration: configuration, isolation: .committed, logger: logger)
         } catch {
             throw RecordLogError(.configuration, isRetriable: false, reason: error.text)
         }
@@ -176,17 +178,36 @@ public final class KafkaLog: RecordLog {
 
     public func read(_ reference: Reference) async throws(RecordLogError) -> StoredRecord {
         try reference.check(cluster: self.clusterID)
+        let positions = reference.positions
+        guard positions.allSatisfy({ self.mayHold($0) }) else {
+            throw RecordLogError(.notFound, isRetriable: false, reason: "No record can be at \(reference.position).")
+        }
+        // All at once: the parts lie one after the other, and what is wanted is read in one pass.
+        typealias Answer = Result<StoredRecord?, RecordLogError>
+        let answers: [Int: Answer] = await withTaskGroup(of: (Int, Answer).self) { group in
+            for (index, position) in positions.enumerated() {
+                group.addTask { (index, await self.record(at: position)) }
+            }
+            return await group.reduce(into: [:]) { $0[$1.0] = $1.1 }
+        }
         var parts: [StoredRecord] = []
-        for position in reference.positions {
-            guard position.partition.partition >= 0, position.partition.partition < self.partitionCount,
-                position.offset >= Offset(0),
-                let record = try await self.reader.read(position).get()
-            else {
+        for (index, position) in positions.enumerated() {
+            guard let record = try answers[index]?.get() else {
                 throw RecordLogError(.notFound, isRetriable: false, reason: "No record at \(position).")
             }
             parts.append(record)
         }
         return try reference.assemble(parts)
+    }
+
+    private func mayHold(_ position: Position) -> Bool {
+        (0..<Int32(self.partitionCount)).contains(position.partition.partition) && position.offset >= Offset(0)
+    }
+
+    private func record(at position: Position) async -> Result<StoredRecord?, RecordLogError> {
+        await withCheckedContinuation { continuation in
+            self.references.read(position) { continuation.resume(returning: $0) }
+        }
     }
 
     public func scan(
@@ -196,22 +217,18 @@ public final class KafkaLog: RecordLog {
     ) async throws(RecordLogError) -> [StoredRecord] {
         guard recordCountMax > 0, partition.partition >= 0, partition.partition < self.partitionCount else { return [] }
         let from = max(offset, Offset(0))
-        return try await self.reader.scan(partition, from: from, countMax: recordCountMax).get()
+        let result: Result<[StoredRecord], RecordLogError> = await withCheckedContinuation { continuation in
+            self.committed.scan(partition, from: from, countMax: recordCountMax) { continuation.resume(returning: $0) }
+        }
+        return try result.get()
     }
 
     public func bounds(_ partition: TopicPartition) async throws(RecordLogError) -> Range<Offset> {
         guard partition.partition >= 0, partition.partition < self.partitionCount else { return Offset(0)..<Offset(0) }
-        let appends = self.appends
+        // With what is in open transactions: a scan that goes to this end waits for them.
+        let references = self.references
         return try await self.ask("read the offsets of \(partition)") { () throws(KafkaError) in
-            guard let client = appends.client else { throw KafkaError(RD_KAFKA_RESP_ERR__DESTROY) }
-            do throws(KafkaError) {
-                return try client.bounds(partition, timeout: Self.callTimeout)
-            } catch {
-                guard error.is(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION) else {
-                    throw error
-                }
-                return Offset(0)..<Offset(0)
-            }
+            try references.bounds(partition, timeout: Self.callTimeout)
         }
     }
 
@@ -251,7 +268,8 @@ public final class KafkaLog: RecordLog {
         }
         await self.appends.close()
         for member in members { await member.leave() }
-        self.reader.close()
+        self.references.close()
+        self.committed.close()
         await self.watching.stop()
         await self.asking.stop()
     }

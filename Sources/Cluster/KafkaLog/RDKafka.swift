@@ -521,6 +521,15 @@ final class KafkaClient: @unchecked Sendable {
         return Offset(low)..<Offset(max(low, high))
     }
 
+    /// Where a partition's log ended when it was last fetched from, open transactions included; `nil` before that.
+    func highWatermark(_ partition: TopicPartition) -> Offset? {
+        var low: Int64 = 0
+        var high: Int64 = 0
+        let name = self.names.name(of: partition.topic)
+        let code = rd_kafka_get_watermark_offsets(self.client, name, partition.partition, &low, &high)
+        return code == RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0 ? Offset(high) : nil
+    }
+
     // MARK: The cluster
 
     /// All topics of the cluster. Blocks.

@@ -4,14 +4,29 @@ import Dispatch
 import Logging
 import Synchronization
 
-/// Reads references and scans partitions, through one consumer that belongs to no group and one thread.
+/// Reads records and scans partitions, through one consumer that belongs to no group and one thread.
 final class RecordReader: Sendable {
-    typealias ReadContinuation = CheckedContinuation<Result<StoredRecord?, RecordLogError>, Never>
-    typealias ScanContinuation = CheckedContinuation<Result<[StoredRecord], RecordLogError>, Never>
+    /// What of transactions it sees.
+    enum Isolation: String, Sendable {
+        /// What is referenced was acknowledged or committed: waiting for open transactions would only delay.
+        case uncommitted = "read_uncommitted"
+        /// Nothing that was aborted. What is undecided is waited for.
+        case committed = "read_committed"
+    }
+
+    typealias ReadCompletion = @Sendable (Result<StoredRecord?, RecordLogError>) -> Void
+    typealias ScanCompletion = @Sendable (Result<[StoredRecord], RecordLogError>) -> Void
 
     private enum Request: Sendable {
-        case read(Position, ReadContinuation)
-        case scan(TopicPartition, Offset, Int, ScanContinuation)
+        case read(Position, ReadCompletion)
+        case scan(TopicPartition, Offset, Int, ScanCompletion)
+
+        func fail(_ error: RecordLogError) {
+            switch self {
+            case .read(_, let completion): completion(.failure(error))
+            case .scan(_, _, _, let completion): completion(.failure(error))
+            }
+        }
     }
 
     private struct State {
@@ -21,44 +36,59 @@ final class RecordReader: Sendable {
 
     /// Waits in the plan by number, so that one can be given up when its time is over.
     private struct Waits {
-        var reads: [Int: (ReadContinuation, until: DispatchTime)] = [:]
-        var scans: [Int: (ScanContinuation, until: DispatchTime)] = [:]
+        var requests: [Int: (request: Request, until: DispatchTime)] = [:]
         var next = 0
-        var isEmpty: Bool { self.reads.isEmpty && self.scans.isEmpty }
     }
 
-    private static let timeout: DispatchTimeInterval = .seconds(20)
+    private static let boundsTimeout: Int32 = 2_000
+    private static let tickInterval: DispatchTimeInterval = .seconds(1)
+    private static let tickTimeout: Int32 = 1_000
 
     private let client: KafkaClient
     private let logger: Logger
+    private let timeout: DispatchTimeInterval
+    private let scanTimeout: DispatchTimeInterval
     private let state = Mutex(State())
 
-    init(configuration: KafkaConfiguration, logger: Logger) throws(KafkaError) {
+    init(configuration: KafkaConfiguration, isolation: Isolation, logger: Logger) throws(KafkaError) {
         let names = TopicNames(prefix: configuration.prefix)
-        self.client = try KafkaClient(.consumer, settings: configuration.reading, names: names)
+        self.client = try KafkaClient(.consumer, settings: configuration.reading(isolation), names: names)
         self.logger = logger
-        OwnThread.start(name: "kafka-reader") { self.run() }
+        self.timeout = .milliseconds(Int(configuration.readTimeout))
+        self.scanTimeout = .milliseconds(Int(configuration.scanTimeout))
+        OwnThread.start(name: "kafka-\(isolation)") { self.run() }
     }
 
-    /// The record at a position; `nil` when there is none.
-    func read(_ position: Position) async -> Result<StoredRecord?, RecordLogError> {
-        await withCheckedContinuation { continuation in
-            if !self.submit(.read(position, continuation)) {
-                continuation.resume(returning: .failure(RecordLogError(.closed, isRetriable: false)))
-            }
+    /// The record at a position; `nil` when the log begins after it, or was read past it. What lies at or above the
+    /// end is waited for: a new leader may not know yet how far the log goes.
+    func read(_ position: Position, completion: @escaping ReadCompletion) {
+        self.submit(.read(position, completion))
+    }
+
+    /// Records from an offset on; none when all that the log had when it was asked is seen or decided.
+    func scan(_ partition: TopicPartition, from offset: Offset, countMax: Int, completion: @escaping ScanCompletion) {
+        self.submit(.scan(partition, offset, countMax, completion))
+    }
+
+    /// Whether a record is there. Blocks: only on a thread of the log's own.
+    func holds(_ position: Position) throws(KafkaError) -> Bool {
+        let answered = DispatchSemaphore(value: 0)
+        let answer = Mutex<Result<StoredRecord?, RecordLogError>>(.success(nil))
+        self.read(position) { result in
+            answer.withLock { $0 = result }
+            answered.signal()
+        }
+        answered.wait()
+        do throws(RecordLogError) {
+            return try answer.withLock { $0 }.get() != nil
+        } catch {
+            throw KafkaError(RD_KAFKA_RESP_ERR__TIMED_OUT, error.reason)
         }
     }
 
-    func scan(
-        _ partition: TopicPartition,
-        from offset: Offset,
-        countMax: Int
-    ) async -> Result<[StoredRecord], RecordLogError> {
-        await withCheckedContinuation { continuation in
-            if !self.submit(.scan(partition, offset, countMax, continuation)) {
-                continuation.resume(returning: .failure(RecordLogError(.closed, isRetriable: false)))
-            }
-        }
+    /// The offsets of a partition, as this reader's isolation has it. Blocks.
+    func bounds(_ partition: TopicPartition, timeout: Int32) throws(KafkaError) -> Range<Offset> {
+        try self.client.bounds(partition, timeout: timeout)
     }
 
     func close() {
@@ -66,71 +96,76 @@ final class RecordReader: Sendable {
         self.client.wake()
     }
 
-    private func submit(_ request: Request) -> Bool {
+    private func submit(_ request: Request) {
         let isTaken = self.state.withLock { state in
             guard !state.isClosing else { return false }
             state.requests.append(request)
             return true
         }
-        if isTaken { self.client.wake() }
-        return isTaken
+        guard isTaken else { return request.fail(RecordLogError(.closed, isRetriable: false)) }
+        self.client.wake()
     }
 
     // MARK: The thread
 
     private func run() {
-        var plan = ReadPlan<Int, Int>()
+        var plan = ReadPlan<Int>()
         var waits = Waits()
+        var nextTick = DispatchTime.now() + Self.tickInterval
         while true {
             // Blocks until something comes or somebody wakes it; a wait that is owed an answer has a limit of time.
-            let events = self.client.poll(timeout: waits.isEmpty ? -1 : 1_000)
+            let isIdle = waits.requests.isEmpty && plan.isEmpty
+            let events = self.client.poll(timeout: isIdle ? -1 : Self.tickTimeout)
             let (requests, isClosing) = self.state.withLock { state in
                 (exchange(&state.requests, with: []), state.isClosing)
             }
             for event in events { self.handle(event, &plan) }
             for request in requests { self.add(request, &plan, &waits) }
+            if nextTick < .now() {
+                nextTick = .now() + Self.tickInterval
+                plan.tick()
+            }
             self.perform(&plan)
             self.answer(&plan, &waits)
             if isClosing { break }
-            self.giveUp(&waits)
+            self.giveUp(&plan, &waits)
         }
-        let closed = RecordLogError(.closed, isRetriable: false)
-        for wait in waits.reads.values { wait.0.resume(returning: .failure(closed)) }
-        for wait in waits.scans.values { wait.0.resume(returning: .failure(closed)) }
+        for wait in waits.requests.values { wait.request.fail(RecordLogError(.closed, isRetriable: false)) }
     }
 
-    private func add(_ request: Request, _ plan: inout ReadPlan<Int, Int>, _ waits: inout Waits) {
+    private func add(_ request: Request, _ plan: inout ReadPlan<Int>, _ waits: inout Waits) {
         waits.next += 1
         switch request {
-        case .read(let position, let continuation):
-            waits.reads[waits.next] = (continuation, .now() + Self.timeout)
+        case .read(let position, _):
+            waits.requests[waits.next] = (request, .now() + self.timeout)
             plan.read(position, for: waits.next)
-        case .scan(let partition, let offset, let countMax, let continuation):
-            waits.scans[waits.next] = (continuation, .now() + Self.timeout)
+        case .scan(let partition, let offset, let countMax, _):
+            waits.requests[waits.next] = (request, .now() + self.scanTimeout)
             plan.scan(partition, from: offset, countMax: countMax, for: waits.next)
         }
     }
 
-    private func handle(_ event: KafkaEvent, _ plan: inout ReadPlan<Int, Int>) {
+    private func handle(_ event: KafkaEvent, _ plan: inout ReadPlan<Int>) {
         switch event {
         case .record(let record):
             plan.received(record)
         case .end(let partition, let offset):
-            plan.ended(partition, at: offset)
+            plan.ended(partition, at: offset, high: self.client.highWatermark(partition) ?? offset)
         case .partitionError(let partition, let error):
             self.logger.debug("Kafka: read", metadata: ["error": "\(error)", "partition": "\(partition)"])
-            if error.is(
-                RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET,
-                RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE
-            ) {
-                guard let bounds = try? self.client.bounds(partition, timeout: 5_000) else { return }
-                plan.bounded(partition, bounds)
+            if error.is(RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE) {
+                do throws(KafkaError) {
+                    plan.bounded(partition, try self.client.bounds(partition, timeout: Self.boundsTimeout))
+                } catch {
+                    plan.failed(partition)
+                }
             } else if error.is(
                 RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION,
                 RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
                 RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
             ) {
-                plan.bounded(partition, Offset(0)..<Offset(0))
+                // librdkafka 2.0.2 says so when one answer about the cluster lacks the topic: nothing is gone.
+                plan.failed(partition)
             }
         case .error(let error):
             self.logger.warning("Kafka", metadata: ["error": "\(error)", "client": "reader"])
@@ -141,7 +176,7 @@ final class RecordReader: Sendable {
         }
     }
 
-    private func perform(_ plan: inout ReadPlan<Int, Int>) {
+    private func perform(_ plan: inout ReadPlan<Int>) {
         for command in plan.takeCommands() {
             do throws(KafkaError) {
                 switch command {
@@ -150,32 +185,37 @@ final class RecordReader: Sendable {
                 }
             } catch {
                 self.logger.warning("Kafka: reader", metadata: ["error": "\(error)"])
+                if case .assign(let partition, _) = command { plan.failed(partition) }
             }
         }
     }
 
-    private func answer(_ plan: inout ReadPlan<Int, Int>, _ waits: inout Waits) {
+    private func answer(_ plan: inout ReadPlan<Int>, _ waits: inout Waits) {
         for answer in plan.takeAnswers() {
             switch answer {
             case .read(let id, let record):
-                waits.reads.removeValue(forKey: id)?.0.resume(returning: .success(record))
+                guard case .read(_, let completion)? = waits.requests.removeValue(forKey: id)?.request else { continue }
+                completion(.success(record))
             case .scan(let id, let records):
-                waits.scans.removeValue(forKey: id)?.0.resume(returning: .success(records))
+                guard case .scan(_, _, _, let completion)? = waits.requests.removeValue(forKey: id)?.request else {
+                    continue
+                }
+                completion(.success(records))
             }
         }
     }
 
-    private func giveUp(_ waits: inout Waits) {
-        guard !waits.isEmpty else { return }
+    private func giveUp(_ plan: inout ReadPlan<Int>, _ waits: inout Waits) {
         let now = DispatchTime.now()
-        let late = RecordLogError(.unavailable, isRetriable: true, reason: "The brokers did not answer a read in time.")
-        for (id, wait) in waits.reads where wait.until < now {
-            waits.reads[id] = nil
-            wait.0.resume(returning: .failure(late))
-        }
-        for (id, wait) in waits.scans where wait.until < now {
-            waits.scans[id] = nil
-            wait.0.resume(returning: .failure(late))
+        for (id, wait) in waits.requests where wait.until < now {
+            waits.requests[id] = nil
+            plan.cancel(id)
+            let reason =
+                switch wait.request {
+                case .read(let position, _): "Nothing came of \(position): the log ends before, or no broker answers."
+                case .scan(let partition, _, _, _): "No end came of \(partition): a step is open, or no broker answers."
+                }
+            wait.request.fail(RecordLogError(.unavailable, isRetriable: true, reason: reason))
         }
     }
 }

@@ -40,18 +40,27 @@ public protocol RecordLog: Sendable {
 
     /// Reads the one record that the reference names and checks it (G7).
     ///
-    /// - Throws: `notFound` when it is gone, `mismatch` when what is there is not what the reference names.
+    /// - Throws: `notFound` when it is gone: the log begins after it, or has a later record and not this one; `mismatch`
+    ///   when what is there is not what the reference names; `unavailable`, after some seconds, when the log is shared and
+    ///   as this node knows it ends before: a partition's new leader learns only after a while how far it goes, and an
+    ///   answer about the cluster may lack the topic. So on a shared log what never was is not `notFound`.
     func read(_ reference: Reference) async throws(RecordLogError) -> StoredRecord
 
-    /// Reads forward from an offset, for views and tools: at most `recordCountMax` records, oldest first; an empty
-    /// result means that the end was reached.
+    /// Reads forward from an offset: at most `recordCountMax` records, oldest first, and only of what is committed; an
+    /// empty result means that the end was reached. Where steps are being written, the call waits until those are decided
+    /// that were under way when it came to them: up to an end from ``bounds(_:)`` nothing that is committed is missed.
+    ///
+    /// - Throws: `unavailable` when a step stays undecided for longer than its writer may live.
     func scan(
         _ partition: TopicPartition,
         from offset: Offset,
         recordCountMax: Int
     ) async throws(RecordLogError) -> [StoredRecord]
 
-    /// The offsets that a partition holds: the first one still there and the one the next record will get.
+    /// The offsets that a partition holds: the first one still there and the one the next record will get. What steps are
+    /// writing counts.
+    ///
+    /// - Throws: `unavailable`; `configuration` when the topic is missing.
     func bounds(_ partition: TopicPartition) async throws(RecordLogError) -> Range<Offset>
 
     /// Where a group stands in a partition, as last stepped; `nil` when it never made progress there.
