@@ -99,6 +99,11 @@ final class KafkaCluster: @unchecked Sendable {
         )
     }
 
+    /// What the mock's brokers answer to the next requests of a kind, by Kafka's number of it.
+    func failNext(_ request: Int16, with errors: [rd_kafka_resp_err_t]) {
+        rd_kafka_mock_push_request_errors_array(self.mock, request, errors.count, errors)
+    }
+
     func create(_ topics: [Topic], _ log: any RecordLog) async throws {
         let prefix = log.clusterID.name.split(separator: "/").last.map { String($0) } ?? "posthorn"
         try self.create(topics, self.configuration(prefix: prefix))

@@ -32,6 +32,92 @@ struct KafkaLogTests {
         try tool.delete(Array(tool.describe().keys))
     }
 
+    @Test("A step with more outputs than the producer's queue holds is written")
+    func stepsBeyondTheQueue() async throws {
+        try await self.withLog({ $0.settings["queue.buffering.max.messages"] = "8" }) { log, _ in
+            let partition = try #require(try await log.append([.numbered(0)]).first).partition
+            let member = try await log.join(delivery, topics: accepted)
+            _ = try await member.take(1)
+            let outputs = (0..<100).map { Record.numbered($0, topic: .outcomes, key: "k\($0 % 7)") }
+            let positions = try await member.step(Step(outputs: outputs, progress: [partition: .upTo(1)]))
+            #expect(Set(positions).count == 100)
+            #expect(try await log.progress(delivery, partition) == .upTo(1))
+        }
+    }
+
+    /// The mock refuses the end of the transaction for good and shows its records, as brokers do whose answer was lost.
+    @Test("A step of which nobody knows whether it was committed is looked up, and not written twice")
+    func looksUpSteps() async throws {
+        let cluster = KafkaCluster(isMock: true)
+        let configuration = cluster.configuration()
+        let topics: [Topic] = [.accepted, .outcomes]
+        try cluster.create(topics, configuration)
+        let log = try await cluster.open(configuration, topics)
+        let partition = try #require(try await log.append([.numbered(0), .numbered(1)]).first).partition
+        let member = try await log.join(delivery, topics: accepted)
+        _ = try await member.take(2)
+        try await member.step(Step(outputs: [.numbered(0, topic: .outcomes)], progress: [partition: .upTo(1)]))
+        // Its progress is the one before: the group's commit would not tell them apart.
+        let endTransaction: Int16 = 26
+        let outputs = (1..<4).map { Record.numbered($0, topic: .outcomes) }
+        cluster.failNext(endTransaction, with: [RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH])
+        await #expect(throws: RecordLogError(.notDurable, isRetriable: true)) {
+            try await member.step(Step(outputs: outputs, progress: [partition: .upTo(1)]))
+        }
+        // What is left of it comes again.
+        let left = Step(outputs: Array(outputs.dropFirst()), progress: [partition: .upTo(1)])
+        let positions = try await member.step(left)
+        #expect(positions.map(\.offset) == [Offset(2), Offset(3)])
+        let last = try #require(positions.last)
+        #expect(try await log.bounds(last.partition).upperBound == Offset(4))
+        // The next is another, and is written.
+        let next = try await member.step(Step(outputs: outputs, progress: [partition: .upTo(2)]))
+        #expect(next.map(\.offset) == [Offset(4), Offset(5), Offset(6)])
+        #expect(try await log.progress(delivery, partition) == .upTo(2))
+        await log.close()
+    }
+
+    @Test("A member that left is not kept")
+    func forgetsMembers() async throws {
+        try await self.withLog { log, _ in
+            for _ in 0..<3 {
+                let member = try await log.join(delivery, topics: accepted)
+                #expect(log.memberCount == 1)
+                await member.leave()
+                #expect(log.memberCount == 0)
+            }
+        }
+    }
+
+    @Test("A log that ends before the group's progress is an alarm, and what comes there is read")
+    func readsOnAfterACut() async throws {
+        try await self.withLog { log, _ in
+            let partition = try #require(try await log.append((0..<10).map { .numbered($0) }).first).partition
+            // As after an unclean election: the group has done what the log does not have.
+            let incomplete = Progress(watermark: Offset(9), end: Offset(100), incomplete: [Offset(9)])
+            for (name, progress) in [("one", .upTo(100)), ("other", incomplete)] {
+                let group = GroupID(name)
+                let writer = try await log.join(group, topics: accepted)
+                _ = try await writer.assignment()
+                try await writer.step(Step(progress: [partition: progress]))
+                await writer.leave()
+                let end = try await log.bounds(partition).upperBound
+                let member = try await log.join(group, topics: accepted)
+                var found: Offset?
+                while found == nil, let event = try await member.next() {
+                    if case .truncated(partition, Offset(100), let offset) = event { found = offset }
+                }
+                #expect(found == end)
+                let left = try await member.assignment()
+                #expect(left == [partition: progress.cut(at: end)])
+                let appended = try await log.append([.numbered(77)])
+                let records = try await member.take(1 + progress.cut(at: end).incomplete.count)
+                #expect(records.last?.position == appended.first)
+                await member.leave()
+            }
+        }
+    }
+
     @Test("A topic that one answer about the cluster lacks is not gone", .enabled(if: KafkaCluster.shared.isMock))
     func survivesMissingMetadata() async throws {
         try await self.withLog { log, configuration in

@@ -303,6 +303,23 @@ struct LogConformanceTests {
         }
     }
 
+    @Test("A step without progress moves none, and is fenced once the member has left", arguments: Backend.allCases)
+    func stepsWithoutProgress(_ backend: Backend) async throws {
+        try await backend.withLog { log in
+            let partition = try #require(try await log.append([.numbered(0), .numbered(1)]).first).partition
+            let member = try await log.join(delivery, topics: accepted)
+            _ = try await member.take(2)
+            try await member.step(Step(progress: [partition: .upTo(1)]))
+            let positions = try await member.step(Step(outputs: [.numbered(7, topic: .outcomes)]))
+            #expect(positions.map { $0.partition.topic } == [.outcomes])
+            #expect(try await log.progress(delivery, partition) == .upTo(1))
+            await member.leave()
+            await #expect(throws: RecordLogError(.fenced, isRetriable: false)) {
+                try await member.step(Step(outputs: [.numbered(8, topic: .outcomes)]))
+            }
+        }
+    }
+
     @Test("A topic that appears under a selected prefix is assigned", arguments: Backend.allCases)
     func assignsNewTopics(_ backend: Backend) async throws {
         try await backend.withLog(topics: [.accepted]) { log in

@@ -22,6 +22,15 @@ struct ProgressTests {
         }
     }
 
+    @Test("In a log that was cut, what was done from its end on is not done")
+    func isCut() {
+        let progress = Progress(watermark: Offset(5), end: Offset(100), incomplete: [Offset(5), Offset(9), Offset(50)])
+        #expect(progress.cut(at: Offset(100)) == progress)
+        let left = Progress(watermark: Offset(5), end: Offset(20), incomplete: [Offset(5), Offset(9)])
+        #expect(progress.cut(at: Offset(20)) == left)
+        #expect(progress.cut(at: Offset(3)) == .upTo(3))
+    }
+
     @Test("Metadata is pinned")
     func isPinned() {
         let progress = Progress(watermark: Offset(100), end: Offset(200), incomplete: [Offset(100), Offset(136)])

@@ -114,6 +114,7 @@ public struct KafkaConfiguration: Sendable {
             ("batch.size", "\(max(1_000_000, self.valueSizeMax + 100_000))"),
             ("message.max.bytes", "\(self.valueSizeMax + 100_000)"),
             ("queue.buffering.max.kbytes", "\(max(1, self.appendSizeMax / 1_024 * 2))"),
+            ("queue.buffering.max.messages", "1000000"),
         ] + self.last
     }
 
@@ -126,6 +127,8 @@ public struct KafkaConfiguration: Sendable {
             ("heartbeat.interval.ms", "1000"),
             ("max.poll.interval.ms", "300000"),
             ("isolation.level", "read_committed"),
+            // Where a log ends that was cut, below what the group has done, nothing else would say so.
+            ("enable.partition.eof", "true"),
             ("fetch.wait.max.ms", "100"),
         ] + self.last
     }

@@ -12,25 +12,36 @@ final class KafkaGroupMember: GroupMember {
         /// The consumer has left the group, and its thread is over.
         var hasEnded = false
         var isClosing = false
+        /// Partitions whose log seems to end before what the group has done; the brokers are asked.
+        var suspects: Set<TopicPartition> = []
         var leaving: [CheckedContinuation<Void, Never>] = []
         var failure: RecordLogError?
     }
 
     /// What a failed question to the group's coordinator waits before it is asked again, milliseconds.
     private static let committedTimeout: Int32 = 5_000
+    /// Before the brokers are asked again where a log ends, milliseconds; and how long they get to answer.
+    private static let suspectPause: Int32 = 1_000
+    private static let suspectTimeout: Int32 = 1_000
 
     let group: GroupID
     private let client: KafkaClient
     private let writer: StepWriter
     private let logger: Logger
     private let state: Mutex<State>
+    private let didLeave: @Sendable (KafkaGroupMember) -> Void
 
+    /// - Parameters:
+    ///   - committed: tells whether what a step wrote is there.
+    ///   - didLeave: called once the member holds nothing any more.
     init(
         group: GroupID,
         topics: TopicSelection,
         configuration: KafkaConfiguration,
         transactionalID: String,
-        logger: Logger
+        committed: RecordReader,
+        logger: Logger,
+        didLeave: @escaping @Sendable (KafkaGroupMember) -> Void
     ) throws(KafkaError) {
         let names = TopicNames(prefix: configuration.prefix)
         let groupName = names.name(of: Topic(group.name))
@@ -38,17 +49,16 @@ final class KafkaGroupMember: GroupMember {
         self.group = group
         self.client = client
         self.logger = logger
+        self.didLeave = didLeave
         self.state = Mutex(State(member: MemberState(readAheadSize: configuration.readAheadSize)))
         let owner = Owner()
         self.writer = StepWriter(
             configuration: configuration,
             transactionalID: transactionalID,
             membership: StepWriter.Membership(
-                mayStep: { owner.mayStep($0) },
                 metadata: { client.groupMetadata },
-                committed: { partitions throws(KafkaError) in
-                    try client.committed(partitions, timeout: Self.committedTimeout)
-                },
+                vouched: { owner.vouched($0, $1) },
+                isStored: { position throws(KafkaError) in try committed.holds(position) },
                 commit: { progress throws(KafkaError) in try client.commit(progress) }
             ),
             logger: logger
@@ -69,13 +79,19 @@ final class KafkaGroupMember: GroupMember {
 
         func set(_ member: KafkaGroupMember) { self.member.withLock { $0.member = member } }
 
-        func mayStep(_ partitions: [TopicPartition]) -> Bool {
-            self.member.withLock { $0.member }?.mayStep(partitions) ?? false
+        func vouched(
+            _ progress: [TopicPartition: Progress],
+            _ epochs: MemberState.Epochs
+        ) -> [TopicPartition: Progress]? {
+            self.member.withLock { $0.member }?.vouched(progress, epochs)
         }
     }
 
-    private func mayStep(_ partitions: [TopicPartition]) -> Bool {
-        self.state.withLock { $0.member.mayStep(partitions) }
+    private func vouched(
+        _ progress: [TopicPartition: Progress],
+        _ epochs: MemberState.Epochs
+    ) -> [TopicPartition: Progress]? {
+        self.state.withLock { $0.member.vouched(progress, epochs) }
     }
 
     // MARK: GroupMember
@@ -129,15 +145,14 @@ final class KafkaGroupMember: GroupMember {
     }
 
     func step(_ step: Step, completion: @escaping StepCompletion) {
-        let isBegun = self.state.withLock { $0.member.beginStep(step.progress) }
-        guard isBegun else {
+        guard let epochs = self.state.withLock({ $0.member.beginStep(step.progress) }) else {
             let reason = "The member does not own the partition."
             return completion(.failure(RecordLogError(.fenced, isRetriable: false, reason: reason)))
         }
-        self.writer.write(step) { result in
+        self.writer.write(step, epochs) { result in
             let isCommitted = (try? result.get()) != nil
             let hasCommands = self.state.withLock { state in
-                state.member.endStep(step.progress, isCommitted: isCommitted)
+                state.member.endStep(step.progress, epochs, isCommitted: isCommitted)
                 return state.member.hasCommands
             }
             if hasCommands { self.client.wake() }
@@ -175,18 +190,20 @@ final class KafkaGroupMember: GroupMember {
             }
             if hasEnded { continuation.resume() } else { self.client.wake() }
         }
+        self.didLeave(self)
     }
 
     // MARK: The consumer's thread
 
     private func run() {
         while true {
-            let isClosing = self.state.withLock { $0.isClosing }
+            let (isClosing, isAsking) = self.state.withLock { ($0.isClosing, !$0.suspects.isEmpty) }
             // Blocks until something comes or somebody wakes it; a close only shows in its state.
-            let events = self.client.poll(timeout: isClosing ? 50 : -1)
+            let events = self.client.poll(timeout: isClosing ? 50 : isAsking ? Self.suspectPause : -1)
             for event in events { self.handle(event) }
+            if !isClosing { self.askForEnds() }
             self.performCommands()
-            if !events.isEmpty { self.wakeCaller() }
+            if events.contains(where: { if case .end = $0 { false } else { true } }) { self.wakeCaller() }
             if isClosing, self.client.isClosed { break }
         }
         let leaving = self.state.withLock { state in
@@ -223,8 +240,35 @@ final class KafkaGroupMember: GroupMember {
             self.state.withLock { $0.failure = RecordLogError(error, while: "consume") }
         case .log(let level, let facility, let text):
             self.logger.kafka(level: level, facility: facility, text: text)
-        case .reports, .end:
+        case .end(let partition, let offset):
+            self.state.withLock { state in
+                if state.member.isBeyond(partition, offset) { state.suspects.insert(partition) }
+            }
+        case .reports:
             break
+        }
+    }
+
+    /// A new leader may say for a moment that a log ends earlier than it does; asked for its offsets it answers when it
+    /// knows them (KIP-207).
+    private func askForEnds() {
+        let suspects = self.state.withLock { state in
+            state.suspects = state.suspects.filter { state.member.nextOffset($0) != nil }
+            return state.suspects
+        }
+        for partition in suspects {
+            do throws(KafkaError) {
+                let bounds = try self.client.bounds(partition, timeout: Self.suspectTimeout)
+                self.state.withLock { state in
+                    state.suspects.remove(partition)
+                    if state.member.isBeyond(partition, bounds.upperBound) {
+                        state.member.cut(partition, found: bounds.upperBound)
+                    }
+                }
+                self.wakeCaller()
+            } catch {
+                self.logger.warning("Kafka", metadata: ["error": "\(error)", "partition": "\(partition)"])
+            }
         }
     }
 
@@ -245,10 +289,19 @@ final class KafkaGroupMember: GroupMember {
             }
             return Assignment(partition: committed.partition, progress: progress ?? Progress(watermark: watermark))
         }
+        let starts = assignments.map { ($0.partition, $0.progress.watermark) }
         do throws(KafkaError) {
-            try self.client.assign(assignments.map { ($0.partition, $0.progress.watermark) })
+            do throws(KafkaError) {
+                try self.client.assign(starts)
+            } catch {
+                self.logger.warning("Kafka: partitions are assigned again", metadata: ["error": "\(error)"])
+                try self.client.unassign(partitions)
+                try self.client.assign(starts)
+            }
         } catch {
+            // The group counts them as this member's, and nobody would read them: the owner has to leave and join again.
             self.logger.error("Kafka: partitions were not assigned", metadata: ["error": "\(error)"])
+            self.state.withLock { $0.failure = RecordLogError(error, while: "assign partitions") }
             return
         }
         self.state.withLock { $0.member.assigned(assignments) }
@@ -287,9 +340,10 @@ final class KafkaGroupMember: GroupMember {
                 guard let next = state.member.nextOffset(partition) else { return }
                 if next < bounds.lowerBound {
                     state.member.truncated(partition, found: bounds.lowerBound)
+                } else if next > bounds.upperBound {
+                    state.member.cut(partition, found: bounds.upperBound)
                 } else {
-                    // Above the end: the log was cut (unclean election). Nothing is skipped by reading from there.
-                    state.member.seek(partition, to: min(next, bounds.upperBound))
+                    state.member.seek(partition, to: next)
                 }
             }
         } catch {

@@ -163,7 +163,9 @@ public final class KafkaLog: RecordLog {
                 topics: topics,
                 configuration: self.configuration,
                 transactionalID: "\(self.names.name(of: Topic(group.name)))-\(self.instance)-\(number)",
-                logger: self.logger
+                committed: self.committed,
+                logger: self.logger,
+                didLeave: { [weak self] in self?.forget($0) }
             )
             let isClosed = self.state.withLock { state in
                 state.members.append(member)
@@ -273,6 +275,13 @@ public final class KafkaLog: RecordLog {
         await self.watching.stop()
         await self.asking.stop()
     }
+
+    private func forget(_ member: KafkaGroupMember) {
+        self.state.withLock { state in state.members.removeAll { $0 === member } }
+    }
+
+    /// Members that have not left.
+    var memberCount: Int { self.state.withLock { $0.members.count } }
 
     // MARK: Private
 

@@ -22,6 +22,9 @@ struct MemberState {
         case end
     }
 
+    /// The assignments that a step was begun under, by partition: a later one of the same partition is another.
+    typealias Epochs = [TopicPartition: Int]
+
     private enum Ownership {
         /// The event waits for the caller; a step now would be about an assignment before. Next: `owned`, `revoking`.
         case assigned
@@ -151,6 +154,36 @@ struct MemberState {
         self.seek(partition, to: found)
     }
 
+    /// Whether the group has done something at or above `end`, where the log seems to end.
+    func isBeyond(_ partition: TopicPartition, _ end: Offset) -> Bool {
+        self.cursors[partition].map { $0.progress.end > end } ?? false
+    }
+
+    /// The log ends before what was read or done of it: it was cut. What comes at those offsets is new, so the caller
+    /// loses the partition and is assigned it again, with the progress that is left.
+    mutating func cut(_ partition: TopicPartition, found: Offset) {
+        guard var cursor = self.cursors[partition] else { return }
+        let expected = max(cursor.next, cursor.progress.end)
+        guard found < expected else { return }
+        switch cursor.ownership {
+        case .assigned, .owned: break
+        // The next owner finds it.
+        case .revoking, .revoked, .releasing: return
+        }
+        self.epoch += 1
+        cursor.epoch = self.epoch
+        cursor.ownership = .assigned
+        cursor.progress = cursor.progress.cut(at: found)
+        cursor.isPaused = false
+        cursor.stepsInFlight = 0
+        self.cursors[partition] = cursor
+        let assignment = Assignment(partition: partition, progress: cursor.progress)
+        self.events.append(Event(event: .lost([partition]), epoch: self.epoch))
+        self.events.append(Event(event: .truncated(partition, expected: expected, found: found), epoch: self.epoch))
+        self.events.append(Event(event: .assigned([assignment]), epoch: self.epoch))
+        self.seek(partition, to: cursor.progress.watermark)
+    }
+
     mutating func seekEnded(_ partition: TopicPartition) {
         self.cursors[partition]?.isSeeking = false
     }
@@ -217,36 +250,51 @@ struct MemberState {
         }
     }
 
-    /// Whether every one of them is the caller's now, as the caller knows it.
-    func mayStep(_ partitions: some Sequence<TopicPartition>) -> Bool {
-        partitions.allSatisfy { partition in
-            switch self.cursors[partition]?.ownership {
-            case .owned, .revoking, .revoked: true
-            case .releasing: (self.cursors[partition]?.stepsInFlight ?? 0) > 0
-            case .assigned, nil: false
+    /// What a step that was begun has to send for the group to vouch for its member: its progress, or, when it has none,
+    /// that of a partition as it stands. `nil` when the member does not own, or owns again, what the step is about.
+    func vouched(_ progress: [TopicPartition: Progress], _ epochs: Epochs) -> [TopicPartition: Progress]? {
+        let isOurs = epochs.allSatisfy { partition, epoch in
+            guard let cursor = self.cursors[partition], cursor.epoch == epoch else { return false }
+            switch cursor.ownership {
+            case .owned, .revoking, .revoked: return true
+            case .releasing: return cursor.stepsInFlight > 0
+            case .assigned: return false
             }
+        }
+        guard isOurs else { return nil }
+        if !progress.isEmpty { return progress }
+        for partition in self.order {
+            if let cursor = self.cursors[partition], Self.takesSteps(cursor) { return [partition: cursor.progress] }
+        }
+        return nil
+    }
+
+    private static func takesSteps(_ cursor: Cursor) -> Bool {
+        switch cursor.ownership {
+        case .owned, .revoking, .revoked: true
+        case .assigned, .releasing: false
         }
     }
 
-    /// - Returns: whether the step may be written; then ``endStep(_:isCommitted:)`` follows.
-    mutating func beginStep(_ progress: [TopicPartition: Progress]) -> Bool {
-        guard !self.isLeaving else { return false }
+    /// - Returns: what the step is begun under, when it may be written; then ``endStep(_:_:isCommitted:)`` follows.
+    mutating func beginStep(_ progress: [TopicPartition: Progress]) -> Epochs? {
+        guard !self.isLeaving else { return nil }
+        if progress.isEmpty, !self.cursors.values.contains(where: Self.takesSteps) { return nil }
+        var epochs: Epochs = [:]
         for partition in progress.keys {
-            switch self.cursors[partition]?.ownership {
-            case .owned, .revoking, .revoked: break
-            case .assigned, .releasing, nil: return false
-            }
+            guard let cursor = self.cursors[partition], Self.takesSteps(cursor) else { return nil }
+            epochs[partition] = cursor.epoch
         }
         for partition in progress.keys { self.cursors[partition]?.stepsInFlight += 1 }
         self.stepsInFlight += 1
-        return true
+        return epochs
     }
 
-    mutating func endStep(_ progress: [TopicPartition: Progress], isCommitted: Bool) {
+    mutating func endStep(_ progress: [TopicPartition: Progress], _ epochs: Epochs, isCommitted: Bool) {
         self.stepsInFlight -= 1
         for (partition, value) in progress {
-            guard let cursor = self.cursors[partition] else { continue }
-            self.cursors[partition]?.stepsInFlight = max(0, cursor.stepsInFlight - 1)
+            guard let cursor = self.cursors[partition], cursor.epoch == epochs[partition] else { continue }
+            self.cursors[partition]?.stepsInFlight = cursor.stepsInFlight - 1
             if isCommitted { self.cursors[partition]?.progress = value }
         }
         self.releaseIdle()

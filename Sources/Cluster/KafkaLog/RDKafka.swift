@@ -133,7 +133,7 @@ final class KafkaClient: @unchecked Sendable {
     /// Between two questions to a partition whose leader is moving, microseconds.
     private static let leaderWait: UInt32 = 100_000
 
-    /// A `rd_kafka_topic_t *`, destroyed with the client.
+    /// A pointer of librdkafka's for another thread: a `rd_kafka_topic_t *`, destroyed with the client, or the client.
     private struct Handle: @unchecked Sendable {
         var pointer: OpaquePointer
     }
@@ -186,8 +186,13 @@ final class KafkaClient: @unchecked Sendable {
         self.topics.withLock { topics in
             for handle in topics.values { rd_kafka_topic_destroy(handle.pointer) }
         }
-        // Without a consumer close: a member leaves by `leaveGroup`, and one that was not left is dead by intent.
-        rd_kafka_destroy_flags(self.client, kind == .consumer ? RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE : 0)
+        guard self.kind == .consumer else { return rd_kafka_destroy(self.client) }
+        let client = Handle(pointer: self.client)
+        // Blocks until the client's own threads have ended, and who let go of a member last may be a task. Without a
+        // consumer close: a member leaves by `beginClose`, and one that was not left is dead by intent.
+        OwnThread.start(name: "kafka-destroy") {
+            rd_kafka_destroy_flags(client.pointer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE)
+        }
     }
 
     // MARK: Events

@@ -7,15 +7,17 @@ import Synchronization
 /// Writes one member's steps, each as a transaction that carries the member's group metadata (DESIGN §3).
 ///
 /// All calls of a transaction block, so they run on one thread of its own. A transaction that is open when its node
-/// dies is ended by the broker's timeout; what nobody knows the end of is looked up in the group's commits.
+/// dies is ended by the broker's timeout. Whether one that nobody knows the end of was committed is seen by whether its
+/// records can be read.
 final class StepWriter: Sendable {
     /// What the member answers and does for the writer, from the writer's thread.
     struct Membership: Sendable {
-        /// Whether these partitions are still the member's for a step that was begun.
-        var mayStep: @Sendable ([TopicPartition]) -> Bool
-        /// The membership as it is now. Asked for before `mayStep`: a newer one would vouch for what was lost.
+        /// The membership as it is now. Asked for before `vouched`: a newer one would vouch for what was lost.
         var metadata: @Sendable () -> GroupMetadata?
-        var committed: @Sendable ([TopicPartition]) throws(KafkaError) -> [CommittedOffset]
+        /// What a step that was begun sends as progress; `nil` when it is not the member's any more.
+        var vouched: @Sendable ([TopicPartition: Progress], MemberState.Epochs) -> [TopicPartition: Progress]?
+        /// Whether a record that was written is there for readers of what is committed.
+        var isStored: @Sendable (Position) throws(KafkaError) -> Bool
         var commit: @Sendable ([TopicPartition: Progress]) throws(KafkaError) -> Void
     }
 
@@ -23,8 +25,44 @@ final class StepWriter: Sendable {
         var client: KafkaClient?
         /// Reports of an earlier transaction are told apart by it.
         var transactionCount = 0
-        /// Whether the last step was being committed when its producer was given up: then its end is not known.
-        var isUncertain = false
+        /// The last step, when it was being committed as its producer was given up.
+        var uncertain: Uncertain?
+    }
+
+    /// A step of which the end is not known, and where its outputs are if it was committed.
+    private struct Uncertain {
+        var step: Step
+        var positions: [Position]
+
+        /// The record to look for: one that nobody trims, and that no newer one of its key replaces, if there is one.
+        var witness: Position? {
+            let compacted: [Topic] = [.control, .suppression]
+            return self.positions.first { $0.partition.topic == .outcomes }
+                ?? self.positions.first { !compacted.contains($0.partition.topic) } ?? self.positions.first
+        }
+
+        /// Where the outputs of a step are that is this one again, or what its caller has left of it: partitions may have
+        /// been lost. `nil` when it is another.
+        func positions(of step: Step) -> [Position]? {
+            guard step.progress.allSatisfy({ self.step.progress[$0.key] == $0.value }) else { return nil }
+            var found: [Position] = []
+            for (output, position) in zip(self.step.outputs, self.positions)
+            where found.count < step.outputs.count && output == step.outputs[found.count] {
+                found.append(position)
+            }
+            return found.count == step.outputs.count ? found : nil
+        }
+    }
+
+    /// The outputs of a step under way.
+    private struct Filling {
+        var positions: [Position?]
+        var missing: Int
+
+        init(count: Int) {
+            self.positions = Array(repeating: nil, count: count)
+            self.missing = count
+        }
     }
 
     /// How long a step is tried again while a rebalance is under way.
@@ -60,8 +98,9 @@ final class StepWriter: Sendable {
         self.thread.submit { producer in _ = try? self.client(producer) }
     }
 
-    func write(_ step: Step, completion: @escaping GroupMember.StepCompletion) {
-        let isTaken = self.thread.submit { completion(self.perform(step, $0)) }
+    /// - Parameter epochs: what the step was begun under.
+    func write(_ step: Step, _ epochs: MemberState.Epochs, completion: @escaping GroupMember.StepCompletion) {
+        let isTaken = self.thread.submit { completion(self.perform(step, epochs, $0)) }
         if !isTaken { completion(.failure(RecordLogError(.closed, isRetriable: false))) }
     }
 
@@ -73,11 +112,15 @@ final class StepWriter: Sendable {
 
     // MARK: The thread
 
-    private func perform(_ step: Step, _ producer: Producer) -> Result<[Position], RecordLogError> {
+    private func perform(
+        _ step: Step,
+        _ epochs: MemberState.Epochs,
+        _ producer: Producer
+    ) -> Result<[Position], RecordLogError> {
         let deadline = DispatchTime.now() + Self.patience
         while true {
             do throws(KafkaError) {
-                return try self.attempt(step, producer)
+                return try self.attempt(step, epochs, producer)
             } catch {
                 let isMoving = error.is(
                     RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION,
@@ -87,6 +130,10 @@ final class StepWriter: Sendable {
                 )
                 self.logger.info("A step was not written", metadata: ["error": "\(error)"])
                 guard isMoving, DispatchTime.now() < deadline, !self.isClosing.withLock({ $0 }) else {
+                    guard producer.uncertain == nil else {
+                        let reason = "step: \(error); it is not known whether it was committed"
+                        return .failure(RecordLogError(.notDurable, isRetriable: true, reason: reason))
+                    }
                     return .failure(RecordLogError(error, while: "step"))
                 }
                 // A rebalance is under way: the membership changes, or the partitions go (2.0.2 gives no event for it).
@@ -95,72 +142,99 @@ final class StepWriter: Sendable {
         }
     }
 
-    private func attempt(_ step: Step, _ producer: Producer) throws(KafkaError) -> Result<[Position], RecordLogError> {
+    private func attempt(
+        _ step: Step,
+        _ epochs: MemberState.Epochs,
+        _ producer: Producer
+    ) throws(KafkaError) -> Result<[Position], RecordLogError> {
         let client = try self.client(producer)
-        if producer.isUncertain {
-            let wasCommitted = try self.wasCommitted(step)
-            producer.isUncertain = false
-            if wasCommitted { return .success([]) }
-        }
+        if let positions = try self.settle(step, producer) { return .success(positions) }
         let metadata = self.membership.metadata()
-        guard self.membership.mayStep(Array(step.progress.keys)) else {
+        guard let progress = self.membership.vouched(step.progress, epochs) else {
             let reason = "The member does not own the partition."
             return .failure(RecordLogError(.fenced, isRetriable: false, reason: reason))
         }
-        var isCommitting = false
+        var committing: [Position]?
         do throws(KafkaError) {
             try client.beginTransaction()
             producer.transactionCount += 1
-            let positions = try self.fill(step, metadata, client, producer.transactionCount)
-            isCommitting = true
+            let positions = try self.fill(step.outputs, progress, metadata, client, producer.transactionCount)
+            committing = positions
             try self.finish(client)
-            try self.commitApart(step)
+            try self.commitApart(progress)
             return .success(positions)
         } catch {
             self.recover(from: error, producer)
-            producer.isUncertain = isCommitting && producer.client == nil
+            // Without outputs there is nothing that could be there twice: it is written again.
+            if let committing, !committing.isEmpty, producer.client == nil {
+                producer.uncertain = Uncertain(step: step, positions: committing)
+            }
             throw error
         }
     }
 
+    /// Finds out whether the last step was committed, if that is not known. Making the next producer has ended its
+    /// transaction one way or the other.
+    ///
+    /// - Returns: where the outputs of this step are, when it is that one again and it was.
+    private func settle(_ step: Step, _ producer: Producer) throws(KafkaError) -> [Position]? {
+        guard let uncertain = producer.uncertain, let witness = uncertain.witness else { return nil }
+        let isCommitted = try self.membership.isStored(witness)
+        producer.uncertain = nil
+        self.logger.notice("A step of which the end was not known", metadata: ["committed": "\(isCommitted)"])
+        guard isCommitted, let positions = uncertain.positions(of: step) else { return nil }
+        try self.commitApart(step.progress)
+        return positions
+    }
+
     /// Produces the outputs and adds the progress, and waits until every output has its place.
     private func fill(
-        _ step: Step,
+        _ outputs: [Record],
+        _ progress: [TopicPartition: Progress],
         _ metadata: GroupMetadata?,
         _ client: KafkaClient,
         _ owner: Int
     ) throws(KafkaError) -> [Position] {
-        for (index, record) in step.outputs.enumerated() {
-            try client.produce(record, to: self.partitioner.partition(for: record.key), owner: owner, index: index)
-        }
-        if !step.progress.isEmpty {
-            guard let metadata else { throw KafkaError(RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID) }
-            try self.retrying { () throws(KafkaError) in
-                try client.sendOffsets(step.progress, of: metadata, timeout: Self.callTimeout)
-            }
-        }
-        var positions = [Position?](repeating: nil, count: step.outputs.count)
-        var missing = step.outputs.count
-        while missing > 0 {
-            // Every record has its report within message.timeout.ms.
-            for event in client.poll(timeout: -1) {
-                switch event {
-                case .reports(let reports):
-                    for report in reports where report.owner == owner {
-                        positions[report.index] = try report.result.get()
-                        missing -= 1
-                    }
-                case .error(let error):
-                    if error.isFatal { throw error }
-                    self.logger.warning("Kafka", metadata: ["error": "\(error)", "client": "steps"])
-                case .log(let level, let facility, let text):
-                    self.logger.kafka(level: level, facility: facility, text: text)
-                case .record, .assigned, .revoked, .end, .partitionError:
+        var filling = Filling(count: outputs.count)
+        for (index, record) in outputs.enumerated() {
+            let partition = self.partitioner.partition(for: record.key)
+            while true {
+                do throws(KafkaError) {
+                    try client.produce(record, to: partition, owner: owner, index: index)
                     break
+                } catch {
+                    guard error.is(RD_KAFKA_RESP_ERR__QUEUE_FULL), client.queuedCount > 0 else { throw error }
+                    // There is room once reports have been taken.
+                    try self.takeReports(client, owner, &filling)
                 }
             }
         }
-        return positions.compactMap { $0 }
+        guard let metadata else { throw KafkaError(RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID) }
+        try self.retrying { () throws(KafkaError) in
+            try client.sendOffsets(progress, of: metadata, timeout: Self.callTimeout)
+        }
+        while filling.missing > 0 { try self.takeReports(client, owner, &filling) }
+        return filling.positions.compactMap { $0 }
+    }
+
+    /// Waits for what the client says. Every record has its report within message.timeout.ms.
+    private func takeReports(_ client: KafkaClient, _ owner: Int, _ filling: inout Filling) throws(KafkaError) {
+        for event in client.poll(timeout: -1) {
+            switch event {
+            case .reports(let reports):
+                for report in reports where report.owner == owner {
+                    filling.positions[report.index] = try report.result.get()
+                    filling.missing -= 1
+                }
+            case .error(let error):
+                if error.isFatal { throw error }
+                self.logger.warning("Kafka", metadata: ["error": "\(error)", "client": "steps"])
+            case .log(let level, let facility, let text):
+                self.logger.kafka(level: level, facility: facility, text: text)
+            case .record, .assigned, .revoked, .end, .partitionError:
+                break
+            }
+        }
     }
 
     private func finish(_ client: KafkaClient) throws(KafkaError) {
@@ -168,11 +242,11 @@ final class StepWriter: Sendable {
     }
 
     /// The mock cluster answers TxnOffsetCommit and keeps nothing of it.
-    private func commitApart(_ step: Step) throws(KafkaError) {
-        guard self.configuration.commitsApart, !step.progress.isEmpty else { return }
+    private func commitApart(_ progress: [TopicPartition: Progress]) throws(KafkaError) {
+        guard self.configuration.commitsApart, !progress.isEmpty else { return }
         for _ in 0..<500 {
             do {
-                return try self.membership.commit(step.progress)
+                return try self.membership.commit(progress)
             } catch {
                 OwnThread.pause(milliseconds: Self.retryPause)
             }
@@ -213,13 +287,6 @@ final class StepWriter: Sendable {
             }
         }
         producer.client = nil
-    }
-
-    /// Making the next producer has ended the old transaction one way or the other.
-    private func wasCommitted(_ step: Step) throws(KafkaError) -> Bool {
-        guard let (partition, progress) = step.progress.first else { return false }
-        let committed = try self.membership.committed([partition])
-        return committed.first?.offset == progress.watermark && committed.first?.metadata == progress.metadata
     }
 
     private func client(_ producer: Producer) throws(KafkaError) -> KafkaClient {

@@ -33,6 +33,16 @@ public struct Progress: Hashable, Sendable {
         return !(low < self.incomplete.count && self.incomplete[low] == offset)
     }
 
+    /// What is left of it in a log that ends at `end`: nothing from there on has been looked at.
+    public func cut(at end: Offset) -> Progress {
+        guard end < self.end else { return self }
+        return Progress(
+            watermark: min(self.watermark, end),
+            end: end,
+            incomplete: Array(self.incomplete.prefix { $0 < end })
+        )
+    }
+
     /// The part above the watermark as ASCII: `v1;` the distance to ``end``, then the incomplete offsets, each as the
     /// distance to the one before (the first to the watermark), in base 36. Empty when nothing lies above.
     public var metadata: String {

@@ -103,7 +103,11 @@ public protocol GroupMember: Sendable {
     /// **Atomically** appends the outputs and moves the group's progress: both, or neither (DESIGN §3).
     ///
     /// Completes with one position per output once the whole step is durable. Fails with `fenced` when this member
-    /// no longer owns one of the partitions; nothing was written then.
+    /// no longer owns one of the partitions, or owns one again; nothing was written then. A step without progress moves
+    /// none and is fenced when the member owns no partition.
+    ///
+    /// `notDurable` says that it may have been written. The log finds out before it writes the next step, so the caller
+    /// steps again: the same, or what is left of it without partitions that were lost.
     func step(_ step: Step, completion: @escaping StepCompletion)
 
     /// No ``GroupEvent/records(_:_:)`` for these until ``resume(_:)``. Records already returned stay the caller's.
@@ -139,7 +143,10 @@ public enum GroupEvent: Sendable {
     case lost([TopicPartition])
     /// Records of one partition, in log order, without those done before. May have gaps in its offsets.
     case records(TopicPartition, [StoredRecord])
-    /// A committed offset is below the log's start: records were lost (DESIGN §2). Alarm; reading goes on at the start.
+    /// Records were lost (DESIGN §2): alarm. A committed offset is below the log's start, where reading goes on; or, when
+    /// `found` is below `expected`, the log was cut and ends before what the group has done. Then the partition was
+    /// ``lost(_:)`` before this event and is ``assigned(_:)`` after it, with the progress that is left, so that what comes
+    /// at those offsets is read. What came there before the cut was found cannot be told from what was done.
     case truncated(TopicPartition, expected: Offset, found: Offset)
 }
 

@@ -155,9 +155,13 @@ public actor DeliveryEngine: Service {
                 core.flush(now: now)
             }
         case .truncated(let partition, let expected, let found):
-            self.feed { core, _ in core.truncated(partition, start: found) }
+            // A log that was cut is lost before this event and assigned after it, with the progress that is left.
+            let isCut = found < expected
+            if !isCut { self.feed { core, _ in core.truncated(partition, start: found) } }
             self.logger.critical(
-                "Records were lost: the log begins after the group's progress",
+                isCut
+                    ? "Records were lost: the log ends before the group's progress"
+                    : "Records were lost: the log begins after the group's progress",
                 metadata: [
                     LogKeys.topic: "\(partition.topic)", LogKeys.partition: "\(partition.partition)",
                     LogKeys.offset: "\(expected)", "found_offset": "\(found)",
