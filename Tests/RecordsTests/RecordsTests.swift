@@ -222,3 +222,111 @@ struct OutcomeTests {
         #expect(!wants(nil, .removed) && !wants(nil, .held))
     }
 }
+
+@Suite("DeadRecord: what could not be used, in the log")
+struct DeadRecordTests {
+    private static let position = Position(partition: TopicPartition(.deferred(delay: 60), 3), offset: Offset(17))
+
+    private func stored(_ record: Record) -> StoredRecord {
+        StoredRecord(
+            position: Position(partition: TopicPartition(record.topic, 1), offset: Offset(5)),
+            timestamp: 9,
+            key: record.key,
+            headers: record.headers,
+            value: record.value
+        )
+    }
+
+    private func dead(_ headers: [RecordHeader] = [], value: String = "v", key: String = "k") -> DeadRecord {
+        DeadRecord(
+            position: Self.position,
+            reason: "why",
+            key: key,
+            timestamp: 1_800_000_000_000,
+            headers: headers,
+            value: ByteBuffer(string: value)
+        )
+    }
+
+    @Test("What is written is read back, and the record it was comes out of it")
+    func roundTrips() throws {
+        let dead = self.dead([RecordHeader("a", ByteBuffer(bytes: [0, 255])), RecordHeader("a", ByteBuffer())])
+        let record = dead.record(valueSizeMax: 1_000)
+        #expect(record.topic == .dead && record.key == "posthorn.deferred.1m")
+        #expect(DeadRecord(self.stored(record)) == dead)
+        #expect(dead.original.topic == .deferred(delay: 60) && dead.original.headers == dead.headers)
+    }
+
+    @Test("A record that was dead before does not speak for itself")
+    func dropsForeignHeaders() throws {
+        let liar = self.dead([RecordHeader("posthorn-dead-position", ByteBuffer(string: "posthorn.held/0@1"))])
+        let read = try #require(DeadRecord(self.stored(liar.record(valueSizeMax: 1_000))))
+        #expect(read.position == Self.position && read.headers.isEmpty)
+    }
+
+    @Test("What does not fit is cut and says so; the whole never exceeds a record", arguments: [0, 900, 2_000_000])
+    func cuts(valueSize: Int) throws {
+        let header = RecordHeader("h", ByteBuffer(repeating: 1, count: 40_000))
+        let value = String(repeating: "x", count: valueSize)
+        for dead in [self.dead([header, header, header], value: value), self.dead(value: value, key: value)] {
+            let record = dead.record(valueSizeMax: 1_000)
+            #expect(record.size < 1_000 + 70_000)
+            let read = try #require(DeadRecord(self.stored(record)))
+            #expect(read.originalSize == (read == dead ? nil : dead.size))
+            let isLarge = dead.headers.count == 3 || valueSize > 1_000
+            #expect((read.originalSize != nil) == isLarge)
+        }
+    }
+
+    @Test(
+        "Somebody else's record of the topic is none",
+        arguments: [
+            "", "posthorn.held", "posthorn.held/0", "posthorn.held/x@1", "/0@1", "posthorn.held/-1@1", "a/1@-1", "a/1@",
+        ]
+    )
+    func refuses(position: String) {
+        let headers = [RecordHeader("posthorn-dead-position", ByteBuffer(string: position))]
+        #expect(DeadRecord(self.stored(Record(topic: .dead, key: "x", headers: headers))) == nil)
+    }
+
+    @Test("The mark of a replay names its record, and is no dead record itself")
+    func marks() {
+        let stored = self.stored(self.dead().record(valueSizeMax: 1_000))
+        let mark = DeadRecord.replayMark(for: stored)
+        #expect(mark.key == stored.key && mark.topic == .dead)
+        #expect(DeadRecord.replayed(by: self.stored(mark)) == stored.position.offset)
+        #expect(DeadRecord.replayed(by: stored) == nil)
+        #expect(DeadRecord(self.stored(mark)) == nil)
+    }
+}
+
+@Suite("QueueEntry: envelopes that somebody made up")
+struct ForgedEnvelopeTests {
+    @Test("Numbers that would overflow, and addresses that would break out of a command, are refused")
+    func refusesNonsense() throws {
+        var forged: [QueueEntry] = []
+        func forge(_ change: (inout QueueEntry) -> Void) {
+            var entry = QueueEntryTests.full
+            change(&entry)
+            forged.append(entry)
+        }
+        forge { $0.envelope.acceptedAt = .max }
+        forge { $0.envelope.acceptedAt = -1 }
+        forge { $0.firstDeferredAt = .min }
+        forge { $0.parkedSince = .max }
+        forge { $0.attemptCount = .max }
+        forge { $0.envelope.contentSize = .max }
+        forge { $0.content?.size = .max }
+        let broken = [("x>\r\nDATA", "one.example"), ("x", "a\nb"), ("\u{7f}", "one.example")]
+        for (local, domain) in broken {
+            let mailbox = Mailbox(localPart: local, domain: Domain(normalized: domain))
+            forge { $0.envelope.recipients[1].mailbox = mailbox }
+            forge { $0.envelope.reversePath = mailbox }
+        }
+        for entry in forged {
+            #expect(throws: RecordLogError(.corruptRecord, isRetriable: false)) {
+                try QueueEntry(decoding: ByteBuffer(bytes: entry.encoded()))
+            }
+        }
+    }
+}

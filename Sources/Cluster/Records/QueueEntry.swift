@@ -52,26 +52,24 @@ public struct QueueEntry: Hashable, Sendable {
     /// - Parameter content: the record's value; empty when ``content`` is a reference.
     /// - Throws: `recordTooLarge` when the encoded entry is over ``sizeMax``.
     public func record(topic: Topic, key: String, content: ByteBuffer) throws(RecordLogError) -> Record {
-        let encoded = self.encoded()
-        guard encoded.count <= Self.sizeMax else {
+        let headers = self.headers
+        let size = headers.first?.value.readableBytes ?? 0
+        guard size <= Self.sizeMax else {
             throw RecordLogError(
                 .recordTooLarge,
                 isRetriable: false,
-                reason: "an envelope of \(encoded.count) octets; split its recipients"
+                reason: "an envelope of \(size) octets; split its recipients"
             )
         }
-        return Record(
-            topic: topic,
-            key: key,
-            headers: [
-                RecordHeader(Self.headerName, ByteBuffer(bytes: encoded)),
-                RecordHeader(
-                    Reference.messageIDHeader,
-                    ByteBuffer(string: self.envelope.messageID.description)
-                ),
-            ],
-            value: content
-        )
+        return Record(topic: topic, key: key, headers: headers, value: content)
+    }
+
+    /// The headers that say this entry; the first is the entry itself.
+    public var headers: [RecordHeader] {
+        [
+            RecordHeader(Self.headerName, ByteBuffer(bytes: self.encoded())),
+            RecordHeader(Reference.messageIDHeader, ByteBuffer(string: self.envelope.messageID.description)),
+        ]
     }
 
     /// Reads the entry of a stored record.
@@ -109,6 +107,7 @@ extension QueueEntry {
                 reason: "an envelope without version or recipients"
             )
         }
+        try Self.check(message)
         let isNullPath = message.reverseLocalPart.isEmpty && message.reverseDomain.isEmpty
         let envelope = Envelope(
             messageID: MessageID(high: message.messageIDHigh, low: message.messageIDLow),
@@ -136,6 +135,38 @@ extension QueueEntry {
             parkedSince: message.parkedSince == 0 ? nil : message.parkedSince,
             isContentShared: message.contentShared
         )
+    }
+
+    /// Refuses what this program never wrote and could not work with: whoever can write to the topic must not stop a
+    /// node with numbers that overflow, nor put commands into its SMTP sessions.
+    private static func check(_ message: Posthorn_V1_Envelope) throws(RecordLogError) {
+        let instants = [message.acceptedAt, message.firstDeferredAt, message.parkedSince]
+        let sizes = [message.contentSize, message.hasContent ? message.content.size : 0]
+        let mailboxes =
+            [(message.reverseLocalPart, message.reverseDomain)] + message.recipients.map { ($0.localPart, $0.domain) }
+        let isSane =
+            instants.allSatisfy { (0...Self.instantMax).contains($0) }
+            && sizes.allSatisfy { $0 <= Self.contentSizeMax } && message.attemptCount <= Self.attemptCountMax
+        guard isSane else {
+            throw RecordLogError(.corruptRecord, isRetriable: false, reason: "an envelope with impossible numbers")
+        }
+        guard mailboxes.allSatisfy({ Self.isOneLine($0.0) && Self.isOneLine($0.1) }) else {
+            throw RecordLogError(
+                .corruptRecord,
+                isRetriable: false,
+                reason: "an envelope with control characters in an address"
+            )
+        }
+    }
+
+    /// The year 10889, in milliseconds since 1970.
+    private static let instantMax: Int64 = 1 << 48
+    /// More than any log takes.
+    private static let contentSizeMax: UInt64 = 1 << 40
+    private static let attemptCountMax: UInt32 = 1 << 24
+
+    private static func isOneLine(_ text: String) -> Bool {
+        text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7f }
     }
 
     private var message: Posthorn_V1_Envelope {
