@@ -129,7 +129,11 @@ let package = Package(
                 collections,
             ]
         ),
-        library("Admin", "Node/Admin", ["NodeSupport", hummingbird, lifecycle, logging, nioCore]),
+        library(
+            "Admin",
+            "Node/Admin",
+            ["NodeSupport", "ClusterLog", "Records", "Mail", hummingbird, lifecycle, logging, nioCore]
+        ),
         .executableTarget(
             name: "posthorn",
             dependencies: [
@@ -178,7 +182,11 @@ let package = Package(
                 "MetricsRole", "Admin", "NodeSupport", "Records", "ClusterLog", "Mail", nioCore, lifecycle, logging,
             ]
         ),
-        tests("SupportTests", "SupportTests", ["NodeSupport", "Admin", nioCore, nioPosix, logging]),
+        tests(
+            "SupportTests",
+            "SupportTests",
+            ["NodeSupport", "Admin", "ClusterLog", "Records", "Mail", nioCore, nioPosix, logging]
+        ),
         tests(
             "NodeTests",
             "NodeTests",

@@ -71,6 +71,18 @@ struct NotificationBatchTests {
         }
     }
 
+    @Test("What is no outcome goes to posthorn.dead as it was; an outcome of a newer node does not")
+    func buriesGarbage() throws {
+        let garbage = Record(topic: .outcomes, key: "k", value: ByteBuffer(string: "garbage"))
+        let records = try self.outputs([garbage])
+        let dead = try #require(records.first.map { $0.stored() }.flatMap { DeadRecord($0) })
+        #expect(records.count == 1 && records.first?.topic == .dead)
+        #expect(dead.original == garbage && dead.reason == "it is no outcome")
+        var newer = FailedMessage().plainRecord(.bounced)
+        newer.headers = [RecordHeader(Outcome.typeHeader, ByteBuffer(string: Outcome.typePrefix + "returned"))]
+        #expect(try self.outputs([newer]).isEmpty)
+    }
+
     @Test("Never a notification to the null reverse-path", arguments: Outcome.Kind.allCases)
     func neverToNullPath(kind: Outcome.Kind) throws {
         var message = FailedMessage()
@@ -195,9 +207,7 @@ struct NotificationBatchTests {
             let outputs = try self.outputs([message.plainRecord(.delivered), record])
             #expect(outputs.map(\.topic) == [.dead])
             #expect(outputs.first?.value == record.value)
-            #expect(outputs.first?.header("posthorn-dead-topic") == "posthorn.outcomes")
-            #expect(outputs.first?.header("posthorn-dead-partition") == "0")
-            #expect(outputs.first?.header("posthorn-dead-offset") == "1")
+            #expect(outputs.first?.header("posthorn-dead-position") == "posthorn.outcomes/0@1")
             #expect(outputs.first?.header("posthorn-dead-reason")?.isEmpty == false)
             #expect(outputs.first?.headers.starts(with: record.headers) == true)
         }

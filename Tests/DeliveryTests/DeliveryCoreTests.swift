@@ -125,6 +125,32 @@ struct DeliveryCoreTests {
         #expect(world.progress[TopicPartition(.accepted, 0)] == Progress(watermark: Offset(3)))
     }
 
+    @Test("A dead record keeps what a replay needs; what is larger than a record is cut, so that the step is taken")
+    func buriesWithAll() throws {
+        var world = DeliveryWorld { $0.valueSizeMax = 1_000 }
+        let garbage = Record(
+            topic: .accepted,
+            key: "k",
+            headers: [RecordHeader("a", ByteBuffer(string: "b"))],
+            value: ByteBuffer(string: "garbage")
+        )
+        world.append(garbage)
+        var large = garbage
+        large.value = ByteBuffer(repeating: 0, count: 3 << 20)
+        world.append(large)
+        var many = garbage
+        many.headers += (0..<50_000).map { _ in RecordHeader("h", ByteBuffer()) }
+        world.append(many)
+        world.deliverRecords()
+        let dead = try (world.partitions[TopicPartition(.dead, 0)] ?? []).map { try #require(DeadRecord($0)) }
+        try #require(dead.count == 3)
+        #expect(dead[0].original == garbage && dead[0].originalSize == nil)
+        #expect(dead[0].position == Position(partition: TopicPartition(.accepted, 0), offset: Offset(0)))
+        #expect(dead[0].timestamp == world.now)
+        #expect(dead[1].originalSize == large.size && dead[1].value.readableBytes == 1_000)
+        #expect(dead[2].originalSize == many.size && dead[2].headers.count < 6_000)
+    }
+
     @Test("Content that is not what was referenced is never sent and goes to posthorn.dead (G7)")
     func refusesForeignContent() throws {
         var world = DeliveryWorld()
@@ -138,6 +164,33 @@ struct DeliveryCoreTests {
         #expect(world.arrived.isEmpty)
         #expect(world.deadCount == 1)
         #expect(world.core.jobs.isEmpty)
+        // Its recipient has a final outcome, and the dead record says so.
+        let dead = try #require(world.partitions[TopicPartition(.dead, 0)]?.first.flatMap { DeadRecord($0) })
+        #expect(dead.isConcluded && dead.key == "mx.one.example")
+        #expect(dead.position.partition.topic == .deferred(delay: 60))
+    }
+
+    @Test("A dead record that is mended and put back into its tier is delivered when its delay has passed anew")
+    func deliversWhatWasMended() throws {
+        var world = DeliveryWorld()
+        let entry = try world.accept(["b@one.example"])
+        let accepted = TopicPartition(.accepted, 0)
+        var record = try #require(world.partitions[accepted]?.first)
+        record.headers[0].name = "damaged"
+        let tier = Topic.deferred(delay: 60)
+        world.partitions[accepted] = []
+        world.append(Record(topic: tier, key: "mx.one.example", headers: record.headers, value: record.value))
+        world.run(for: 61_000)
+        #expect(world.deadCount == 1 && world.finals.isEmpty)
+        var dead = try #require(world.partitions[TopicPartition(.dead, 0)]?.first.flatMap { DeadRecord($0) })
+        #expect(!dead.isConcluded)
+        dead.headers[0].name = QueueEntry.headerName
+        #expect(dead.original.topic == tier && dead.original.headers == entry.headers)
+        world.append(dead.original)
+        world.run(for: 30_000)
+        #expect(world.finals.isEmpty, "The delay begins anew.")
+        world.run(for: 31_000)
+        #expect(world.finals.map(\.kind) == [.delivered])
     }
 
     @Test("Mail without life left expires, and says why")

@@ -1,9 +1,11 @@
 import Admin
+import ClusterLog
 import Foundation
 import Logging
 import NIOCore
 import NIOPosix
 import NodeSupport
+import Records
 import Synchronization
 import Testing
 
@@ -67,6 +69,7 @@ struct AdminServerTests {
     private let metrics = MetricsRegistry()
     private let readiness = Readiness()
     private let queue = ScriptedQueue()
+    private let log = InMemoryLog(partitionCount: 1)
 
     /// Runs a server on a free port around `body`.
     private func withServer(
@@ -83,6 +86,7 @@ struct AdminServerTests {
             metrics: self.metrics,
             readiness: self.readiness,
             queue: hasQueue ? self.queue : nil,
+            dead: DeadRecords(log: self.log, metrics: self.metrics),
             logger: logger
         ) { port in
             continuation.yield(port ?? 0)
@@ -202,6 +206,18 @@ struct AdminServerTests {
             ("POST /queue/flush", "not json", 400, "JSON object"),
             ("POST /queue/flush", #"{"domain":5}"#, 400, "JSON object"),
             ("POST /queue/flush", "", 400, "JSON object"),
+            ("GET /dead", "", 404, "/dead/records"),
+            ("GET /dead/records/5", "", 404, "partition@offset"),
+            ("GET /dead/records/0@5", "", 404, "no such record"),
+            ("GET /dead/records/0%405/value", "", 404, "no such record"),
+            ("GET /dead/records?limit=0", "", 400, "limit"),
+            ("GET /dead/records?since=yesterday", "", 400, "milliseconds"),
+            ("GET /dead/records?colour=red", "", 400, "colour"),
+            ("GET /dead/records?cursor=x", "", 400, "cursor"),
+            ("GET /dead/replay", "", 405, "POST"),
+            ("POST /dead/replay", "{}", 400, "positions"),
+            ("POST /dead/replay", #"{"positions":["x"]}"#, 400, "partition@offset"),
+            ("POST /dead/replay", #"{"positions":[]}"#, 400, "1 to 100"),
         ]
     )
     func refuses(request: String, body: String, status: Int, words: String) async throws {
@@ -211,6 +227,36 @@ struct AdminServerTests {
             #expect(try answer.decode(AdminAPI.Failure.self).error.contains(words))
             #expect(self.queue.commands.withLock { $0.isEmpty })
         }
+    }
+
+    @Test("Dead records are listed, shown and put back, behind the token")
+    func servesDeadRecords() async throws {
+        let dead = DeadRecord(
+            position: Position(partition: TopicPartition(.outcomes, 0), offset: Offset(3)),
+            reason: "it is no outcome",
+            key: "k",
+            timestamp: nil,
+            headers: [],
+            value: ByteBuffer(bytes: [0, 1, 255])
+        )
+        _ = try await self.log.append([dead.record(valueSizeMax: 100)])
+        try await self.withServer(token: "secret") { port in
+            for path in ["GET /dead/records", "GET /dead/records/0@0/value", "POST /dead/replay"] {
+                #expect(try await self.ask(port, path).status == 401)
+            }
+            let token = ["Authorization: Bearer secret"]
+            let list = try await self.ask(port, "GET /dead/records?topic=posthorn.outcomes&since=0", headers: token)
+            let listed = try list.decode(AdminAPI.DeadList.self).records
+            #expect(listed.map(\.position.description) == ["0@0"] && listed.first?.from == "posthorn.outcomes/0@3")
+            let detail = try await self.ask(port, "GET /dead/records/0%400", headers: token)
+            #expect(try detail.decode(AdminAPI.DeadDetail.self).valueSize == 3)
+            let value = try await self.ask(port, "GET /dead/records/0@0/value", headers: token)
+            #expect(value.head.lowercased().contains("content-length: 3"))
+            let body = #"{"positions":["0@0"]}"#
+            let replay = try await self.ask(port, "POST /dead/replay", headers: token, body: body)
+            #expect(try replay.decode(AdminAPI.DeadReplayResult.self).items.map(\.to) == ["posthorn.outcomes/0@0"])
+        }
+        #expect(self.log.records(of: .outcomes).map(\.value) == [dead.value])
     }
 
     @Test("413 for a body over the bound")

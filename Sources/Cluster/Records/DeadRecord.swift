@@ -14,6 +14,7 @@ public struct DeadRecord: Hashable, Sendable {
     static let keyHeader = "posthorn-dead-key"
     static let timeHeader = "posthorn-dead-time"
     static let sizeHeader = "posthorn-dead-size"
+    static let concludedHeader = "posthorn-dead-concluded"
     /// In a mark that says of a dead record that it was replayed: the record's offset, in the mark's partition.
     static let replayedHeader = "posthorn-dead-replayed"
 
@@ -36,6 +37,8 @@ public struct DeadRecord: Hashable, Sendable {
     public var value: ByteBuffer
     /// Octets of the record as it was, when a part of it is not here; `nil` when all of it is.
     public var originalSize: Int?
+    /// Its recipients have final outcomes all the same, since its content was lost: a replay would give them second ones.
+    public var isConcluded = false
 
     public init(
         position: Position,
@@ -90,6 +93,7 @@ public struct DeadRecord: Hashable, Sendable {
             RecordHeader(Self.keyHeader, ByteBuffer(string: key)),
         ]
         if let timestamp { own.append(RecordHeader(Self.timeHeader, ByteBuffer(string: "\(timestamp)"))) }
+        if self.isConcluded { own.append(RecordHeader(Self.concludedHeader, ByteBuffer(string: "1"))) }
         if !isWhole {
             let size = self.originalSize ?? self.size
             own.append(RecordHeader(Self.sizeHeader, ByteBuffer(string: "\(size)")))
@@ -115,6 +119,7 @@ public struct DeadRecord: Hashable, Sendable {
             value: record.value
         )
         self.originalSize = text(Self.sizeHeader).flatMap { Int($0) }
+        self.isConcluded = text(Self.concludedHeader) != nil
     }
 
     /// The record as it was, to be appended to its topic again.

@@ -22,6 +22,7 @@ struct AdminResponder: HTTPResponder {
     let queue: (any QueueAdministration)?
     let tracing: (any MessageTracing)?
     let index: (any QueueViews & MessageTracing)?
+    let dead: DeadRecords?
     let token: [UInt8]?
 
     func respond(to request: Request, context: Context) async throws -> Response {
@@ -76,10 +77,13 @@ struct AdminResponder: HTTPResponder {
         case "index":
             try self.authorize(request)
             return try await self.indexRoute(Array(path.dropFirst()), request)
+        case "dead":
+            try self.authorize(request)
+            return try await self.deadRoute(Array(path.dropFirst()), request)
         default:
             throw Refusal(
                 status: .notFound,
-                text: "no such path; there are /metrics, /health/live, /health/ready, /trace and /queue/..."
+                text: "no such path; there are /metrics, /health/live, /health/ready, /trace, /queue/... and /dead/..."
             )
         }
     }
@@ -202,13 +206,16 @@ struct AdminResponder: HTTPResponder {
         return query
     }
 
-    private static func predicate(_ request: Request) async throws -> AdminAPI.QueuePredicate {
-        let body: ByteBuffer
+    static func body(_ request: Request) async throws -> ByteBuffer {
         do {
-            body = try await request.body.collect(upTo: self.bodySizeMax)
+            return try await request.body.collect(upTo: self.bodySizeMax)
         } catch is NIOTooManyBytesError {
             throw Refusal(status: .contentTooLarge, text: "the body may have at most \(self.bodySizeMax) octets")
         }
+    }
+
+    private static func predicate(_ request: Request) async throws -> AdminAPI.QueuePredicate {
+        let body = try await Self.body(request)
         let predicate: AdminAPI.QueuePredicate
         do {
             predicate = try JSONDecoder().decode(AdminAPI.QueuePredicate.self, from: Data(body.readableBytesView))
@@ -228,7 +235,7 @@ struct AdminResponder: HTTPResponder {
         return predicate
     }
 
-    private static func require(_ method: HTTPRequest.Method, _ request: Request) throws {
+    static func require(_ method: HTTPRequest.Method, _ request: Request) throws {
         guard request.method == method else {
             throw Refusal(
                 status: .methodNotAllowed,
@@ -263,7 +270,7 @@ struct AdminResponder: HTTPResponder {
         }
     }
 
-    private static func json(
+    static func json(
         _ value: some Encodable,
         status: HTTPResponse.Status = .ok,
         headers: HTTPFields = [:]

@@ -8,7 +8,7 @@ public import ServiceLifecycle
 ///
 /// - `GET /metrics`: Prometheus text. `GET /health/live`: 200 while the process answers. `GET /health/ready`: 200, or
 ///   503 with the reasons. These need no token: they tell nothing about mail.
-/// - `/queue/...`, `/trace` and `/index/...`: the queue, behind the token when there is one.
+/// - `/queue/...`, `/trace`, `/index/...` and `/dead/...`: the queue, behind the token when there is one.
 ///
 /// Bounded: connections, request bodies, headers, and how long a connection may be idle.
 public struct AdminServer: Service {
@@ -27,6 +27,7 @@ public struct AdminServer: Service {
     ///   - queue: `nil` on a node that knows no queue.
     ///   - tracing: `nil` on a node that cannot tell what became of messages.
     ///   - index: what this node alone knows, for the other nodes of a cluster; `nil` without the metrics role.
+    ///   - dead: what could not be used; `nil` serves no `/dead`.
     ///   - onListening: called once requests are taken, with the port (`nil` for a Unix socket).
     public init(
         address: Endpoint,
@@ -36,6 +37,7 @@ public struct AdminServer: Service {
         queue: (any QueueAdministration)?,
         tracing: (any MessageTracing)? = nil,
         index: (any QueueViews & MessageTracing)? = nil,
+        dead: DeadRecords? = nil,
         logger: Logger,
         onListening: @escaping @Sendable (Int?) async -> Void = { _ in }
     ) {
@@ -46,6 +48,7 @@ public struct AdminServer: Service {
             queue: queue,
             tracing: tracing,
             index: index,
+            dead: dead,
             token: token.map { Array($0.utf8) }
         )
         self.logger = logger

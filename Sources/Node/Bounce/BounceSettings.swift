@@ -9,6 +9,8 @@ public struct BounceSettings: Hashable, Sendable {
     /// Octets of content a notification returns; of larger content only the header section is returned. Keeps a
     /// notification within one record of the log.
     public var returnedSizeMax = 256 << 10
+    /// Octets of a value that the log takes: what goes to `posthorn.dead` is cut to it.
+    public var valueSizeMax = 900_000
 
     public init(hostname: String, lifetime: Int64 = 5 * 86_400_000) {
         self.hostname = hostname

@@ -60,8 +60,9 @@ struct NotificationBatch {
         case .wanted(let wanted):
             self.add(wanted)
         case .unusable(let reason):
-            self.deadRecords.append(Self.deadRecord(record, reason: reason))
-            self.size += record.size
+            let dead = DeadRecord(record, reason: reason).record(valueSizeMax: self.settings.valueSizeMax)
+            self.deadRecords.append(dead)
+            self.size += dead.size
         }
     }
 
@@ -177,16 +178,5 @@ struct NotificationBatch {
             randomHigh: hash.readInteger() ?? 0,
             randomLow: hash.readInteger() ?? 0
         )
-    }
-
-    /// The record for `posthorn.dead`: as it was, with where it was and why it is here.
-    private static func deadRecord(_ record: StoredRecord, reason: String) -> Record {
-        let position = record.position
-        var headers = record.headers
-        headers.append(RecordHeader("posthorn-dead-topic", ByteBuffer(string: position.partition.topic.name)))
-        headers.append(RecordHeader("posthorn-dead-partition", ByteBuffer(string: "\(position.partition.partition)")))
-        headers.append(RecordHeader("posthorn-dead-offset", ByteBuffer(string: "\(position.offset)")))
-        headers.append(RecordHeader("posthorn-dead-reason", ByteBuffer(string: String(reason.prefix(200)))))
-        return Record(topic: .dead, key: position.partition.topic.name, headers: headers, value: record.value)
     }
 }

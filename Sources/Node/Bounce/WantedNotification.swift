@@ -18,7 +18,7 @@ struct WantedNotification {
         /// Nobody is to be told.
         case nothing
         case wanted(WantedNotification)
-        /// It claims that somebody is to be told, and cannot be read.
+        /// It claims that somebody is to be told and cannot be read, or is no outcome at all.
         case unusable(reason: String)
     }
 
@@ -36,7 +36,7 @@ struct WantedNotification {
     static func read(_ record: StoredRecord) -> Reading {
         guard let returned = record.header(Outcome.returnedHeader),
             let encodedEntry = record.header(QueueEntry.headerName)
-        else { return .nothing }
+        else { return Self.isOutcome(record) ? .nothing : .unusable(reason: "it is no outcome") }
         guard let outcomeKind = Outcome.kind(of: record) else {
             return .unusable(reason: "a notification is wanted for a kind of outcome that is not known")
         }
@@ -69,6 +69,11 @@ struct WantedNotification {
                 isReturnedFull: record.header(Outcome.returnedIsFullHeader) != nil
             )
         )
+    }
+
+    /// Whether somebody wrote the record as an outcome, of whatever kind: a newer node may know more of them.
+    private static func isOutcome(_ record: StoredRecord) -> Bool {
+        record.header(Outcome.typeHeader).map { String(buffer: $0).hasPrefix(Outcome.typePrefix) } ?? false
     }
 }
 

@@ -81,6 +81,7 @@ public actor DeliveryEngine: Service {
         core.connectionCountMax = configuration.delivery.connectionCountMax
         core.idleTimeout = configuration.delivery.idleTimeout.milliseconds
         core.source = "/posthorn/\(configuration.hostname)"
+        core.valueSizeMax = log.valueSizeMax
         self.core = DeliveryCore(configuration: core)
     }
 

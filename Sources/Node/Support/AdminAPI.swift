@@ -5,6 +5,9 @@
 /// - `GET /queue/messages/{id}` answers ``QueuedMessage``, or 404.
 /// - `POST /queue/flush`, `hold`, `release`, `remove` with a ``QueuePredicate`` answer ``QueueCommandResult``.
 /// - `GET /trace?message=&address=&limit=` answers ``Trace``.
+/// - `GET /dead/records?topic=&since=&limit=&cursor=` answers ``DeadList``; `GET /dead/records/{position}` ``DeadDetail``,
+///   or 404; `GET /dead/records/{position}/value` the value's octets; `POST /dead/replay` with a ``DeadReplay``
+///   ``DeadReplayResult``. Any node answers them.
 ///
 /// In a cluster any node with the metrics role answers for all of them; `GET /index/...` with the paths `summary`,
 /// `messages`, `messages/{id}` and `trace` answers for that node alone.

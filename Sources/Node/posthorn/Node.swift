@@ -87,6 +87,7 @@ struct Node {
                     queue: index.map { ClusterAdministration(views: $0, commands: delivery) } ?? delivery,
                     tracing: index ?? (log.isShared ? nil : LogTracing(log: log, clock: clock)),
                     index: index?.index,
+                    dead: DeadRecords(log: log, clock: clock, metrics: metrics),
                     logger: logger
                 )
             )
@@ -94,7 +95,8 @@ struct Node {
         // Shut down from the last to the first, each awaited before the next.
         if let index { services.append(index) }
         if roles.contains(.bounce) {
-            let settings = BounceSettings(self.configuration)
+            var settings = BounceSettings(self.configuration)
+            settings.valueSizeMax = log.valueSizeMax
             services.append(
                 BounceService(log: log, settings: settings, clock: clock, metrics: metrics, logger: logger)
             )

@@ -16,8 +16,8 @@ struct Posthorn: AsyncParsableCommand {
             """,
         version: Version.text,
         subcommands: [
-            RunCommand.self, CheckConfigCommand.self, QueueCommand.self, TraceCommand.self, TopicsCommand.self,
-            HealthCommand.self, CredentialsCommand.self, SendmailCommand.self, SinkCommand.self,
+            RunCommand.self, CheckConfigCommand.self, QueueCommand.self, TraceCommand.self, DeadCommand.self,
+            TopicsCommand.self, HealthCommand.self, CredentialsCommand.self, SendmailCommand.self, SinkCommand.self,
         ]
     )
 

@@ -39,6 +39,8 @@ struct DeliveryCore: Sendable {
         var fanOutCopySizeMax = 1 << 20
         /// Octets of a message that a notification returns.
         var returnedSizeMax = 64 << 10
+        /// Octets of a value that the log takes: what goes to `posthorn.dead` is cut to it.
+        var valueSizeMax = 900_000
         /// In outcomes: which node says so.
         var source = "/posthorn/localhost"
 
@@ -113,6 +115,8 @@ struct DeliveryCore: Sendable {
         let id: UInt64
         let position: Position
         let key: String
+        /// When the log took the record.
+        let timestamp: Int64
         var entry: QueueEntry
         /// `nil` until it has been read through the entry's reference.
         var content: ByteBuffer?
@@ -391,6 +395,7 @@ struct DeliveryCore: Sendable {
             id: jobID,
             position: record.position,
             key: record.key,
+            timestamp: record.timestamp,
             entry: entry,
             content: isInline ? record.value : nil,
             stage: .routing,
@@ -414,27 +419,12 @@ struct DeliveryCore: Sendable {
 
     /// A record that cannot be used goes to `posthorn.dead` and blocks nobody.
     private mutating func bury(_ record: StoredRecord, reason: String) {
-        let output = self.dead(record.position, headers: record.headers, value: record.value, reason: reason)
-        self.complete(record.position, outputs: [output])
+        self.complete(record.position, outputs: [self.dead(DeadRecord(record, reason: reason))])
     }
 
-    /// The record for `posthorn.dead` of what came from `position`.
-    private mutating func dead(
-        _ position: Position,
-        headers: [RecordHeader],
-        value: ByteBuffer,
-        reason: String
-    ) -> Record {
-        self.act(.dead(position, reason: reason))
-        return Record(
-            topic: .dead,
-            key: position.partition.topic.name,
-            headers: headers + [
-                RecordHeader("posthorn-dead-reason", ByteBuffer(string: reason)),
-                RecordHeader("posthorn-dead-position", ByteBuffer(string: position.description)),
-            ],
-            value: value
-        )
+    private mutating func dead(_ dead: DeadRecord) -> Record {
+        self.act(.dead(dead.position, reason: dead.reason))
+        return dead.record(valueSizeMax: self.configuration.valueSizeMax)
     }
 
     // MARK: Content
@@ -502,10 +492,16 @@ struct DeliveryCore: Sendable {
             let concerned = Set(retrying.map(\.recipient.index))
             final = decided + final.filter { concerned.contains($0.recipient.index) }
         }
-        let headers = [RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: job.entry.encoded()))]
-        let reason = "content cannot be read: \(error)"
-        let dead = self.dead(job.position, headers: headers, value: ByteBuffer(), reason: reason)
-        self.conclude(job.id, final, retrying: [], others: [dead], now: now)
+        var dead = DeadRecord(
+            position: job.position,
+            reason: "content cannot be read: \(error)",
+            key: job.key,
+            timestamp: job.timestamp,
+            headers: job.entry.headers,
+            value: ByteBuffer()
+        )
+        dead.isConcluded = true
+        self.conclude(job.id, final, retrying: [], others: [self.dead(dead)], now: now)
     }
 
     mutating func contentAppended(_ jobID: UInt64, _ result: Result<Reference, RecordLogError>, now: Int64) {
@@ -551,8 +547,15 @@ struct DeliveryCore: Sendable {
         } catch {
             let half = entry.envelope.recipients.count / 2
             guard half >= 1 else {
-                let header = RecordHeader(QueueEntry.headerName, ByteBuffer(bytes: entry.encoded()))
-                outputs.append(self.dead(position, headers: [header], value: content, reason: error.reason))
+                let dead = DeadRecord(
+                    position: position,
+                    reason: error.reason,
+                    key: key,
+                    timestamp: nil,
+                    headers: entry.headers,
+                    value: content
+                )
+                outputs.append(self.dead(dead))
                 return
             }
             var first = entry

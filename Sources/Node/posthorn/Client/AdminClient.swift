@@ -31,6 +31,11 @@ struct AdminClient {
         return try self.decode(self.request("POST", path, body: data))
     }
 
+    /// The octets at a path.
+    func octets(_ path: String) throws(Failure) -> Data {
+        try self.request("GET", path, body: nil)
+    }
+
     private func decode<Answer: Decodable>(_ data: Data) throws(Failure) -> Answer {
         do {
             return try JSONDecoder().decode(Answer.self, from: data)
