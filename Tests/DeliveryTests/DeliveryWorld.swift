@@ -36,6 +36,12 @@ struct DeliveryWorld {
     /// What `posthorn.control` says of commands, by key.
     var control: [String: OperatorCommand] = [:]
     var wakeCount = 0
+    /// What the log was asked to trim, and when.
+    var trims: [(time: Int64, offsets: [TopicPartition: Offset])] = []
+    var trimReports: [TrimSchedule.Report] = []
+    var trimFailure: RecordLogError?
+    /// Where trimmed partitions begin.
+    var starts: [TopicPartition: Offset] = [:]
     var refusesConnections: Set<String> = []
     /// Domains whose routing fails, and how.
     var routingFailures: [String: DeliveryFailure] = [:]
@@ -251,6 +257,11 @@ struct DeliveryWorld {
             let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
             _ = self.core.scanned(command, partition, Array(records), upTo: next, now: self.now)
         case .dead: self.deadCount += 1
+        case .trim(let offsets):
+            self.trims.append((self.now, offsets))
+            if self.trimFailure == nil { self.starts.merge(offsets) { max($0, $1) } }
+            let result: Result<Void, RecordLogError> = self.trimFailure.map { .failure($0) } ?? .success(())
+            self.trimReports.append(self.core.trimmed(result, now: self.now))
         }
     }
 

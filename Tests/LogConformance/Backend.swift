@@ -20,6 +20,11 @@ enum Backend: String, CaseIterable, Sendable, CustomTestStringConvertible {
         KafkaCluster.shared.isMock ? [.memory, .embedded] : Backend.allCases
     }
 
+    /// Those that can be asked to trim: the mock has no admin API.
+    static var thatTrim: [Backend] {
+        KafkaCluster.shared.isMock ? [.memory, .embedded] : Backend.allCases
+    }
+
     /// Runs a body with a fresh log, and closes it.
     ///
     /// - Parameter topics: those that exist from the beginning, where topics have to be made.

@@ -377,6 +377,55 @@ struct LogConformanceTests {
         }
     }
 
+    /// Not on the mock, which has no admin API.
+    @Test("A trim below the watermark takes nothing from the group, and says what it took", arguments: Backend.thatTrim)
+    func trims(_ backend: Backend) async throws {
+        try await backend.withLog { log in
+            let positions = try await log.append((0..<20).map { .numbered($0) })
+            let partition = try #require(positions.first?.partition)
+            let content = try await log.append([.numbered(20, topic: .content)])
+            let first = try #require(
+                try await log.scan(partition, from: Offset(0), recordCountMax: 1).first
+            )
+            let reference = Reference(to: first, in: log.clusterID)
+            let member = try await log.join(delivery, topics: accepted)
+            _ = try await member.assignment()
+            _ = try await member.take(10)
+            // 0 to 9 are done, and 11 of those above.
+            let progress = Progress(watermark: Offset(10), end: Offset(12), incomplete: [Offset(10)])
+            try await member.step(Step(progress: [partition: progress]))
+            await member.leave()
+
+            let end = try await log.bounds(partition).upperBound
+            try await log.trim([partition: Offset(10)])
+            try await log.trim([:])
+            let start: Int64 = backend == .embedded ? 0 : 10
+            #expect(try await log.bounds(partition) == Offset(start)..<end)
+            let left = try await log.scan(partition, from: Offset(0), recordCountMax: 100)
+            #expect(left.first?.position.offset == Offset(start))
+            if backend != .embedded {
+                await #expect(throws: RecordLogError(.notFound, isRetriable: false)) { try await log.read(reference) }
+                // What is gone stays gone: a trim does not go back.
+                try await log.trim([partition: Offset(3)])
+                #expect(try await log.bounds(partition).lowerBound == Offset(10))
+            }
+            #expect(try await log.bounds(content[0].partition) == Offset(0)..<Offset(1))
+
+            let second = try await log.join(delivery, topics: accepted)
+            #expect(try await second.assignment()[partition] == progress)
+            var offsets: [Int64] = []
+            while offsets.count < 9, let event = try await second.next() {
+                switch event {
+                case .truncated: Issue.record("A trim below the watermark is no loss.")
+                case .records(partition, let records): offsets += records.map { $0.position.offset.rawValue }
+                case .records, .assigned, .revoked, .lost: break
+                }
+            }
+            #expect(offsets.prefix(9) == [10, 12, 13, 14, 15, 16, 17, 18, 19])
+            await second.leave()
+        }
+    }
+
     @Test("A closed log refuses and ends its members; what was appended before completes", arguments: Backend.allCases)
     func closes(_ backend: Backend) async throws {
         try await backend.withLog { log in

@@ -57,14 +57,16 @@ struct TopicPlanTests {
             let entry = try #require(plan.entries.first { $0.topic == topic })
             return Dictionary(uniqueKeysWithValues: plan.settings(of: entry))
         }
-        for topic in [Topic.accepted, .content, .deferred(delay: 60), .deferred(delay: 0)] {
-            #expect(
-                try settings(topic) == [
-                    "cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime", "min.insync.replicas": "2",
-                    "unclean.leader.election.enable": "false", "retention.ms": "\(Self.mailRetention)",
-                    "retention.bytes": "-1",
-                ]
-            )
+        var mail = [
+            "cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime", "min.insync.replicas": "2",
+            "unclean.leader.election.enable": "false", "retention.ms": "\(Self.mailRetention)",
+            "retention.bytes": "-1",
+        ]
+        #expect(try settings(.content) == mail)
+        // Trimming frees whole segments.
+        mail["segment.bytes"] = "67108864"
+        for topic in [Topic.accepted, .deferred(delay: 60), .deferred(delay: 0)] {
+            #expect(try settings(topic) == mail)
         }
         #expect(try settings(.held)["retention.ms"] == "-1")
         #expect(try settings(.outcomes)["retention.bytes"] == "\(4 << 30)")
@@ -102,6 +104,16 @@ struct TopicPlanTests {
                 }
                 .count == 1
         )
+    }
+
+    @Test("Large segments of trimmed topics are a warning; a record that is larger than a segment never happens")
+    func segments() throws {
+        let findings = try Self.findings(.accepted) { $0.settings["segment.bytes"] = "1073741824" }
+        #expect(findings.map(\.severity) == [.warning])
+        #expect(findings.first?.setting == .init("segment.bytes", "67108864"))
+        #expect(try Self.findings(.content) { $0.settings["segment.bytes"] = "1073741824" } == [])
+        let large = TopicPlan(tiers: [60], lifetime: Self.lifetime, recordSizeMax: 100_000_000)
+        #expect(large.entries.first?.segmentSize == 200_000_000)
     }
 
     @Test("A missing topic is an error that topics apply mends")

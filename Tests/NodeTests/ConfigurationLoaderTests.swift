@@ -214,6 +214,15 @@ struct ConfigurationLoaderTests {
         #expect(problems(yaml).first == message)
     }
 
+    @Test("What is done is trimmed after ten minutes, unless the file says when, or never")
+    func trimming() throws {
+        let kafka = "kafka: {bootstrap: b:9092, "
+        #expect(try load(kafka + "prefix: p}").kafka.trimAfter == .seconds(600))
+        #expect(try load(kafka + "trim-after: 1h}").kafka.trimAfter == .seconds(3_600))
+        #expect(try load(kafka + "trim-after: none}").kafka.trimAfter == nil)
+        #expect(problems(kafka + "trim-after: 10ms}").first?.contains("kafka.trim-after") == true)
+    }
+
     @Test("Passwords are not sent or taken in the clear unless somebody insists")
     func plaintextPasswords() {
         let submission = "listeners: [{kind: submission}]\ncredentials-file: /u\n"

@@ -169,6 +169,9 @@ public final class EmbeddedLog: RecordLog {
         }
     }
 
+    /// Nothing: segments go when every group is done with them.
+    public func trim(_ offsets: [TopicPartition: Offset]) async throws(RecordLogError) {}
+
     public func close() async {
         let waiters = self.core.state.withLock { state -> [CheckedContinuation<Void, Never>]? in
             guard !state.isClosed else { return nil }

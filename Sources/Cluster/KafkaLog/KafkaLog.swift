@@ -34,6 +34,8 @@ public final class KafkaLog: RecordLog {
     private let references: RecordReader
     private let committed: RecordReader
     private let asking = WorkThread<Void>()
+    /// Apart from `asking`: a trim waits for the replicas of every partition.
+    private let trimming = WorkThread<Void>()
     private let watching = WorkThread<Void>()
     private let inSyncMin: Int
     private let logger: Logger
@@ -90,6 +92,7 @@ public final class KafkaLog: RecordLog {
         self.inSyncMin = configuration.isTestCluster ? 1 : plan.inSyncMin
         try Self.check(client, plan, configuration, logger)
         self.asking.start(name: "kafka-asking", interval: nil, make: {}, idle: { _ in }, end: { _ in })
+        self.trimming.start(name: "kafka-trimming", interval: nil, make: {}, idle: { _ in }, end: { _ in })
         self.watching.start(
             name: "kafka-watch",
             interval: Self.watchInterval,
@@ -262,6 +265,19 @@ public final class KafkaLog: RecordLog {
     /// Nothing: on Kafka records go when their retention is over, or when they are trimmed.
     public func release(_ references: [Reference]) {}
 
+    public func trim(_ offsets: [TopicPartition: Offset]) async throws(RecordLogError) {
+        guard !offsets.isEmpty else { return }
+        let appends = self.appends
+        let failures = try await self.ask("trim", on: self.trimming) { () throws(KafkaError) in
+            guard let client = appends.client else { throw KafkaError(RD_KAFKA_RESP_ERR__DESTROY) }
+            return try client.deleteRecords(below: offsets, timeout: Self.callTimeout)
+        }
+        let first = failures.min { ($0.key.topic.name, $0.key.partition) < ($1.key.topic.name, $1.key.partition) }
+        if let first {
+            throw RecordLogError(first.value, while: "trim \(first.key) and \(failures.count - 1) other partitions")
+        }
+    }
+
     public func close() async {
         let members = self.state.withLock { state in
             state.isClosed = true
@@ -273,6 +289,7 @@ public final class KafkaLog: RecordLog {
         self.references.close()
         self.committed.close()
         await self.watching.stop()
+        await self.trimming.stop()
         await self.asking.stop()
     }
 
@@ -288,16 +305,18 @@ public final class KafkaLog: RecordLog {
     /// Runs a call that blocks on a thread of the log's own.
     private func ask<Value: Sendable>(
         _ action: String,
+        on thread: WorkThread<Void>? = nil,
         _ body: @escaping @Sendable () throws(KafkaError) -> Value
     ) async throws(RecordLogError) -> Value {
         let result: Result<Value, RecordLogError> = await withCheckedContinuation { continuation in
-            let isTaken = self.asking.submit { _ in
-                do throws(KafkaError) {
-                    continuation.resume(returning: .success(try body()))
-                } catch {
-                    continuation.resume(returning: .failure(RecordLogError(error, while: action)))
+            let isTaken = (thread ?? self.asking)
+                .submit { _ in
+                    do throws(KafkaError) {
+                        continuation.resume(returning: .success(try body()))
+                    } catch {
+                        continuation.resume(returning: .failure(RecordLogError(error, while: action)))
+                    }
                 }
-            }
             if !isTaken {
                 continuation.resume(returning: .failure(RecordLogError(.closed, isRetriable: false)))
             }

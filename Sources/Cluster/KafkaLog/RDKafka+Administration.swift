@@ -102,19 +102,41 @@ extension KafkaClient {
         }
     }
 
-    /// Forgets the records below these offsets. Blocks.
-    func deleteRecords(below offsets: [TopicPartition: Offset], timeout: Int32) throws(KafkaError) {
-        guard let list = rd_kafka_topic_partition_list_new(Int32(truncatingIfNeeded: offsets.count)) else { return }
+    /// Forgets the records below these offsets: one request to each leader. Blocks.
+    ///
+    /// - Returns: what went wrong, by partition.
+    func deleteRecords(
+        below offsets: [TopicPartition: Offset],
+        timeout: Int32
+    ) throws(KafkaError) -> [TopicPartition: KafkaError] {
+        let partitions = Array(offsets.keys)
+        // Ours; the request copies it.
+        let list = self.list(partitions, offsets: partitions.map { offsets[$0] ?? Offset(0) })
         defer { rd_kafka_topic_partition_list_destroy(list) }
-        for (partition, offset) in offsets {
-            let name = self.names.name(of: partition.topic)
-            rd_kafka_topic_partition_list_add(list, name, partition.partition)?.pointee.offset = offset.rawValue
-        }
         var handles: [OpaquePointer?] = [rd_kafka_DeleteRecords_new(list)]
         defer { for case let handle? in handles { rd_kafka_DeleteRecords_destroy(handle) } }
-        try self.administer(timeout: timeout) { client, queue in
-            rd_kafka_DeleteRecords(client, &handles, handles.count, nil, queue)
-        } result: { (_: OpaquePointer) throws(KafkaError) in
+        // The request's own end comes first.
+        return try self.administer(timeout: timeout + 1_000) { client, queue in
+            // The call copies what it needs, the options too. Without options it waits for up to a minute.
+            let options = rd_kafka_AdminOptions_new(client, RD_KAFKA_ADMIN_OP_DELETERECORDS)
+            defer { rd_kafka_AdminOptions_destroy(options) }
+            var text = [CChar](repeating: 0, count: 256)
+            _ = rd_kafka_AdminOptions_set_request_timeout(options, timeout, &text, text.count)
+            _ = rd_kafka_AdminOptions_set_operation_timeout(options, timeout, &text, text.count)
+            rd_kafka_DeleteRecords(client, &handles, handles.count, options, queue)
+        } result: { event throws(KafkaError) in
+            // The result and its list stay the event's.
+            guard let result = rd_kafka_event_DeleteRecords_result(event),
+                let list = rd_kafka_DeleteRecords_result_offsets(result)
+            else { throw KafkaError(RD_KAFKA_RESP_ERR__FAIL) }
+            var failures: [TopicPartition: KafkaError] = [:]
+            for index in 0..<Int(list.pointee.cnt) {
+                let element = list.pointee.elems[index]
+                guard element.err != RD_KAFKA_RESP_ERR_NO_ERROR else { continue }
+                let topic = self.names.topic(named: String(cString: element.topic))
+                failures[TopicPartition(topic, element.partition)] = KafkaError(element.err)
+            }
+            return failures
         }
     }
 }

@@ -608,7 +608,7 @@ final class KafkaClient: @unchecked Sendable {
     }
 
     /// A list that the caller destroys.
-    private func list(
+    func list(
         _ partitions: some Collection<TopicPartition>,
         offsets: [Offset]? = nil
     ) -> UnsafeMutablePointer<rd_kafka_topic_partition_list_t> {

@@ -12,12 +12,15 @@ public struct TopicPlan: Sendable {
         public var retention: Int64?
         /// Octets of a partition; `nil` for no bound.
         public var sizeMax: Int64?
+        /// Octets of a segment, of topics that are trimmed: brokers delete whole segments. `nil` leaves it to them.
+        public var segmentSize: Int64?
 
-        public init(topic: Topic, cleanup: Cleanup, retention: Int64?, sizeMax: Int64?) {
+        public init(topic: Topic, cleanup: Cleanup, retention: Int64?, sizeMax: Int64?, segmentSize: Int64? = nil) {
             self.topic = topic
             self.cleanup = cleanup
             self.retention = retention
             self.sizeMax = sizeMax
+            self.segmentSize = segmentSize
         }
     }
 
@@ -88,6 +91,9 @@ public struct TopicPlan: Sendable {
     public var recordSizeMax: Int
 
     static let day: Int64 = 86_400_000
+    /// What a partition of a trimmed topic keeps at most besides what is still queued, twice: the segment that is
+    /// written and the one that is partly behind the watermark. Octets.
+    static let segmentSize: Int64 = 64 << 20
 
     /// - Parameters:
     ///   - tiers: the delay tiers, seconds.
@@ -101,10 +107,12 @@ public struct TopicPlan: Sendable {
         recordSizeMax: Int = 1_000_000
     ) {
         let mail = lifetime + 3 * Self.day
+        let segment = max(Self.segmentSize, 2 * Int64(recordSizeMax))
         let deferred = Set([0] + tiers).sorted().map { Topic.deferred(delay: $0) }
         self.entries =
-            ([.accepted, .content] + deferred)
-            .map { Entry(topic: $0, cleanup: .delete, retention: mail, sizeMax: nil) } + [
+            ([.accepted] + deferred)
+            .map { Entry(topic: $0, cleanup: .delete, retention: mail, sizeMax: nil, segmentSize: segment) } + [
+                Entry(topic: .content, cleanup: .delete, retention: mail, sizeMax: nil),
                 // What is held stays until somebody decides.
                 Entry(topic: .held, cleanup: .delete, retention: nil, sizeMax: nil),
                 Entry(topic: .outcomes, cleanup: .delete, retention: 30 * Self.day, sizeMax: 4 << 30),
@@ -130,6 +138,7 @@ public struct TopicPlan: Sendable {
         if entry.cleanup == .delete {
             settings.append(("retention.ms", "\(entry.retention ?? -1)"))
             settings.append(("retention.bytes", "\(entry.sizeMax ?? -1)"))
+            if let size = entry.segmentSize { settings.append(("segment.bytes", "\(size)")) }
         }
         return settings
     }
@@ -226,6 +235,14 @@ public struct TopicPlan: Sendable {
                 "retention.bytes is \(value): mail would be deleted when there is much of it",
                 set: "retention.bytes",
                 to: "-1"
+            )
+        }
+        if let wanted = entry.segmentSize, let value = number("segment.bytes"), value > wanted {
+            add(
+                .warning,
+                "segment.bytes is \(value): trimming frees whole segments, so each partition keeps up to two",
+                set: "segment.bytes",
+                to: "\(wanted)"
             )
         }
         if let value = number("max.message.bytes"), value < self.recordSizeMax {

@@ -145,6 +145,11 @@ public final class InMemoryLog: RecordLog {
         }
     }
 
+    public func trim(_ offsets: [TopicPartition: Offset]) async throws(RecordLogError) {
+        guard !self.state.withLock({ $0.isClosed }) else { throw RecordLogError(.closed, isRetriable: false) }
+        for (partition, offset) in offsets { self.truncate(partition, before: offset) }
+    }
+
     public func close() async {
         let waiters = self.state.withLock { state in
             state.isClosed = true
@@ -211,7 +216,8 @@ extension InMemoryLog {
             guard var held = state.partitions[partition] else { return }
             held.records.removeAll { $0.position.offset < offset }
             state.partitions[partition] = held
-            state.groups.setBounds(partition, min(offset, held.next)..<held.next)
+            let start = max(min(offset, held.next), state.groups.bounds(partition).lowerBound)
+            state.groups.setBounds(partition, start..<held.next)
         }
     }
 

@@ -73,6 +73,17 @@ public protocol RecordLog: Sendable {
     /// Losing a release loses no mail: the record then stays for its retention.
     func release(_ references: [Reference])
 
+    /// Says that nobody will read these partitions below these offsets again, so that the log may give the space back.
+    ///
+    /// Each must be at or below the watermark of every group that matters: one that a step made durable. On Kafka the
+    /// partitions begin there afterwards (DeleteRecords), and reading below says `notFound`; the embedded log does
+    /// nothing, since it knows from the groups' progress what is still needed. Losing a trim loses no mail: the records
+    /// then stay for their retention.
+    ///
+    /// - Throws: `configuration` when the log cannot or may not, `unavailable`, `closed`. Some of the partitions may have
+    ///   been trimmed all the same.
+    func trim(_ offsets: [TopicPartition: Offset]) async throws(RecordLogError)
+
     /// Completes what was appended, refuses what comes after, closes files or connections.
     func close() async
 }

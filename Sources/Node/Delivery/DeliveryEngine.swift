@@ -27,6 +27,7 @@ public actor DeliveryEngine: Service {
         case wake(site: String)
         case resume(OperatorCommand)
         case scan(command: String, TopicPartition, from: Offset, end: Offset, countMax: Int)
+        case trim([TopicPartition: Offset])
     }
 
     public static let group = GroupID("posthorn.delivery")
@@ -82,6 +83,9 @@ public actor DeliveryEngine: Service {
         core.idleTimeout = configuration.delivery.idleTimeout.milliseconds
         core.source = "/posthorn/\(configuration.hostname)"
         core.valueSizeMax = log.valueSizeMax
+        if log.isShared, let grace = configuration.kafka.trimAfter {
+            core.trimming = TrimSchedule.Configuration(grace: grace.milliseconds)
+        }
         self.core = DeliveryCore(configuration: core)
     }
 
@@ -253,6 +257,8 @@ public actor DeliveryEngine: Service {
             self.start(.wake(site: site))
         case .scan(let command, let partition, let from, let end, let countMax):
             self.start(.scan(command: command, partition, from: from, end: end, countMax: countMax))
+        case .trim(let offsets):
+            self.start(.trim(offsets))
         case .dead(let position, let reason):
             self.metrics.dead.increment()
             self.logger.error(
@@ -287,6 +293,8 @@ public actor DeliveryEngine: Service {
             self.core.wakeFailed(site: site, now: self.clock.milliseconds)
         case .scan(let command, _, _, _, _):
             self.core.scanFailed(command)
+        case .trim:
+            self.trimEnded(.failure(RecordLogError(.queueFull, isRetriable: true)))
         }
     }
 
@@ -319,7 +327,25 @@ public actor DeliveryEngine: Service {
             await self.resume(command)
         case .scan(let command, let partition, let from, let end, let countMax):
             await self.scan(command, partition, from: from, end: end, countMax: countMax)
+        case .trim(let offsets):
+            do throws(RecordLogError) {
+                try await self.log.trim(offsets)
+                self.trimEnded(.success(()))
+            } catch {
+                self.trimEnded(.failure(error))
+            }
         }
+    }
+
+    private func trimEnded(_ result: Result<Void, RecordLogError>) {
+        let report = self.core.trimmed(result, now: self.clock.milliseconds)
+        self.metrics.trimmed.increment(by: Int(report.offsetCount))
+        if case .failure = result { self.metrics.trimFailures.increment() }
+        guard let failure = report.failure else { return }
+        self.logger.warning(
+            "Records behind the watermark stay for their retention: trimming failed, and is tried again quietly",
+            metadata: [LogKeys.error: "\(failure)"]
+        )
     }
 
     private func report(_ outcome: Outcome) {

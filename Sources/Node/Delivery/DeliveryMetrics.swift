@@ -5,6 +5,8 @@ import Records
 struct DeliveryMetrics: Sendable {
     let parked: Counter
     let dead: Counter
+    let trimmed: Counter
+    let trimFailures: Counter
     private let outcomes: [Outcome.Kind: Counter]
     private let deliveryTime: Histogram
     private let attemptTime: Histogram
@@ -17,6 +19,14 @@ struct DeliveryMetrics: Sendable {
         self.dead = registry.counter(
             "posthorn_dead_records_total",
             help: "Records that could not be used and went to posthorn.dead."
+        )
+        self.trimmed = registry.counter(
+            "posthorn_trimmed_offsets_total",
+            help: "Offsets of posthorn.accepted and of tiers that were given up behind the watermark."
+        )
+        self.trimFailures = registry.counter(
+            "posthorn_trim_failures_total",
+            help: "Times the log did not trim: records then stay for their retention."
         )
         self.outcomes = Dictionary(
             uniqueKeysWithValues: Outcome.Kind.allCases.map { kind in

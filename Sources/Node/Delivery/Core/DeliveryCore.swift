@@ -41,6 +41,8 @@ struct DeliveryCore: Sendable {
         var returnedSizeMax = 64 << 10
         /// Octets of a value that the log takes: what goes to `posthorn.dead` is cut to it.
         var valueSizeMax = 900_000
+        /// When records behind the watermark are given up; `nil` where the log looks after that itself.
+        var trimming: TrimSchedule.Configuration?
         /// In outcomes: which node says so.
         var source = "/posthorn/localhost"
 
@@ -76,6 +78,8 @@ struct DeliveryCore: Sendable {
         /// Then ``scanned(_:_:_:upTo:now:)`` or ``scanFailed(_:)``. An empty result is up to `end`.
         case scan(command: String, TopicPartition, from: Offset, end: Offset, countMax: Int)
         case dead(Position, reason: String)
+        /// Nothing will be read below these offsets again. Then ``trimmed(_:now:)``.
+        case trim([TopicPartition: Offset])
     }
 
     /// A record that was read and is not worked on yet.
@@ -96,6 +100,8 @@ struct DeliveryCore: Sendable {
         var siteCounts: [Int: Int] = [:]
         /// What the last durable step says is done: for views, which count a record until its successor is there.
         var durable: Progress
+        /// Octets of the records that were read since it was assigned.
+        var octetsRead = 0
     }
 
     struct Job: Sendable {
@@ -182,6 +188,7 @@ struct DeliveryCore: Sendable {
     var durableCommands: [OperatorCommand] = []
     /// What is going on for commands that wake parked mail, by their ids.
     var wakes: [String: Wake] = [:]
+    var trims: TrimSchedule?
     var isDraining = false
     /// Partitions that go to another member as soon as what is past its final dot was answered.
     var leaving: Set<TopicPartition> = []
@@ -189,6 +196,7 @@ struct DeliveryCore: Sendable {
     init(configuration: Configuration) {
         precondition(configuration.windowCountMax <= Progress.incompleteCountMax)
         self.configuration = configuration
+        self.trims = configuration.trimming.map { TrimSchedule(configuration: $0) }
     }
 
     mutating func takeActions() -> [Action] {
@@ -278,6 +286,7 @@ struct DeliveryCore: Sendable {
         self.dirtyPartitions.subtract(gone)
         self.builder.drop(gone)
         self.forgetCommands(in: gone)
+        self.trims?.forget(gone)
         for job in Array(self.jobs.values) where gone.contains(job.position.partition) {
             self.forget(job)
         }
@@ -292,6 +301,7 @@ struct DeliveryCore: Sendable {
         guard self.partitions[partition] != nil, !self.leaving.contains(partition) else { return }
         for record in records {
             guard self.partitions[partition]?.window.isWanted(record.position.offset) == true else { continue }
+            self.partitions[partition]?.octetsRead += record.size
             var pending: Pending
             do throws(RecordLogError) {
                 pending = Pending(record: record, entry: try QueueEntry(record), reason: "")
@@ -323,6 +333,7 @@ struct DeliveryCore: Sendable {
         }
         self.tickSites(now: now)
         self.tickCommands()
+        self.tickTrims(now: now)
         self.wakeMore(now: now)
         self.readMore()
         self.flush(now: now)

@@ -48,6 +48,8 @@ extension NodeConfiguration {
         public var valueSizeMax = 900_000
         /// `name=value` by librdkafka's own names, applied last.
         public var settings: [String] = []
+        /// How long records stay behind the watermark before they are deleted; `nil` leaves them to their retention.
+        public var trimAfter: Duration? = .seconds(600)
         /// How long a node waits for the brokers when it starts.
         public var startTimeout: Duration = .seconds(60)
         /// A cluster that loses mail when a broker dies is accepted.

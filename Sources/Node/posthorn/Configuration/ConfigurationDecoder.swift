@@ -244,6 +244,7 @@ struct ConfigurationDecoder {
         section.read("key", as: self.path, into: &kafka.keyFile)
         section.read("value-size", as: .size(65_536...900_000_000), into: &kafka.valueSizeMax)
         section.read("settings", asListOf: .assignment, into: &kafka.settings)
+        section.read("trim-after", as: .duration(.seconds(1) ... .seconds(30 * 86_400)), into: &kafka.trimAfter)
         section.read("start-timeout", as: .duration(), into: &kafka.startTimeout)
         section.read("test-cluster", as: .boolean, into: &kafka.isTestCluster)
         section.read("mock-cluster", as: .boolean, into: &kafka.isMockCluster)
