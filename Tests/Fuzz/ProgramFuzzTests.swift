@@ -47,7 +47,7 @@ struct ProgramFuzzTests {
     @Test("Any input is one message of whole lines without Bcc", arguments: seeds, [false, true])
     func sendmailMessages(seed: UInt64, ignoresDots: Bool) {
         let context = SendmailMessage.Context(author: "u@example.net", fullName: "N \"N", date: "Mon", messageID: "i@x")
-        forEachInput(seed: seed, like: Self.messages, count: 80) { input in
+        forEachInput(seed: seed, like: Self.messages, count: 40) { input in
             let message = SendmailMessage(input, ignoresDots: ignoresDots, context: context)
             var decoder = ContentDecoder(rules: ContentRules(refusesNUL: false, sizeMax: 1 << 20))
             var received: [UInt8] = []
@@ -82,7 +82,7 @@ struct ProgramFuzzTests {
         let record = CredentialRecord(userName: "u", password: "p", salt: [1, 2, 3, 4], iterations: 2)
         let other = CredentialRecord(userName: "v", password: "p", salt: [1, 2, 3, 4], iterations: 2)
         let vectors = ["# users\n\(record.line)\n\n\(other.line)\n"]
-        try forEachInput(seed: seed, like: vectors, count: 30) { octets in
+        try forEachInput(seed: seed, like: vectors, count: 8) { octets in
             // Every eighth truncation is enough: each is a file.
             guard octets.count % 8 == 0 || seed > 0 else { return }
             try Data(octets).write(to: URL(fileURLWithPath: path))
