@@ -166,8 +166,8 @@ let package = Package(
             "DeliveryTests",
             "DeliveryTests",
             [
-                "Delivery", "SMTP", "Mail", "Records", "ClusterLog", "NodeSupport", nioCore, nioPosix, nioSSL,
-                collections,
+                "Delivery", "SMTP", "Mail", "DNS", "Resolver", "Records", "ClusterLog", "NodeSupport", nioCore,
+                nioPosix, nioSSL, collections, logging,
             ]
         ),
         tests(

@@ -203,7 +203,9 @@ struct NotificationBatchTests {
         otherKind.value = message.outcome(.delivered).json
         var unknownKind = message.record(.bounced)
         unknownKind.headers.removeAll { $0.name == Outcome.typeHeader }
-        for record in [badJSON, badEnvelope, badID, badIndex, otherKind, unknownKind] {
+        var damaged = message.record(.bounced)
+        damaged.headers = [RecordHeader(StoredRecord.damagedHeadersName, ByteBuffer(string: "\u{81}"))]
+        for record in [badJSON, badEnvelope, badID, badIndex, otherKind, unknownKind, damaged] {
             let outputs = try self.outputs([message.plainRecord(.delivered), record])
             #expect(outputs.map(\.topic) == [.dead])
             #expect(outputs.first?.value == record.value)

@@ -44,6 +44,33 @@ struct OutboundConnectionTests {
         try await server.close()
     }
 
+    /// Method: the server extends the client's nonce, as SCRAM has it, and turns the proof down.
+    @Test("SCRAM goes on once the key has been derived on another thread")
+    func derivesKey() async throws {
+        let server = try await ScriptedServer([
+            [
+                .say("220 mx\r\n"), .read("EHLO"), .say("250-mx\r\n250 AUTH SCRAM-SHA-256\r\n"),
+                .answer { line in
+                    let octets = Base64.decode(Array((line.split(separator: " ").last ?? "").utf8)) ?? []
+                    let nonce = String(decoding: octets, as: UTF8.self).split(separator: "=").last ?? ""
+                    return "334 \(Base64.encode("r=\(nonce)more,s=AAAA,i=4096".utf8))\r\n"
+                },
+                // biws: no channel binding, as it was announced.
+                .answer { line in
+                    let octets = Base64.decode(Array(line.utf8)) ?? []
+                    return octets.starts(with: "c=biws,r=".utf8) ? "535 5.7.8 wrong\r\n" : "500 what\r\n"
+                },
+            ]
+        ])
+        var harness = try await OutboundHarness(
+            .test([try server.address], credentials: OutboundCredentials(user: "u", password: "p")),
+            .test()
+        )
+        let failure = try #require(try await harness.closed())
+        #expect(failure.reply?.code == 535)
+        try await server.close()
+    }
+
     @Test("Lock-step, a large content with many dots, and a slow start")
     func deliversLargeContent() async throws {
         var script = ServerStep.plainGreeting

@@ -13,6 +13,8 @@ enum ServerStep: Sendable {
     case say(String)
     /// Waits for one line, which begins with this.
     case read(String)
+    /// Waits for one line and says what is made of it.
+    case answer(@Sendable (String) -> String)
     /// Waits for content, up to and with the final dot.
     case readContent
     case drop
@@ -96,6 +98,11 @@ private final class ScriptHandler: ChannelInboundHandler {
                 guard let end = self.buffer.utf8.firstIndex(of: 0x0a) else { return }
                 #expect(self.buffer.hasPrefix(prefix))
                 self.buffer = String(self.buffer.utf8[self.buffer.utf8.index(after: end)...]) ?? ""
+            case .answer(let make):
+                guard let end = self.buffer.firstIndex(of: "\r\n") else { return }
+                let answer = make(String(self.buffer[..<end]))
+                self.buffer = String(self.buffer[self.buffer.index(after: end)...])
+                context.writeAndFlush(Self.wrapOutboundOut(ByteBuffer(string: answer)), promise: nil)
             case .readContent:
                 guard self.buffer.hasSuffix("\r\n.\r\n") || self.buffer == ".\r\n" else { return }
                 self.buffer = ""
@@ -288,13 +295,15 @@ extension OutboundTarget {
         _ addresses: [SocketAddress],
         wire: Wire = .smtp,
         tls: TLSLevel = .none,
-        isImplicitTLS: Bool = false
+        isImplicitTLS: Bool = false,
+        credentials: OutboundCredentials? = nil
     ) -> OutboundTarget {
         OutboundTarget(
             wire: wire,
             endpoints: addresses.map { Endpoint(host: "mx.example", addresses: [$0]) },
             tls: tls,
-            isImplicitTLS: isImplicitTLS
+            isImplicitTLS: isImplicitTLS,
+            credentials: credentials
         )
     }
 }

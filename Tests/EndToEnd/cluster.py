@@ -64,7 +64,11 @@ class Cluster:
         self.directory = directory
         self.kafka = kafka
         self.prefix = "t" + uuid.uuid4().hex[:8]
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "admin-token").write_text(f"{uuid.uuid4().hex}\n")
         self.config = {
+            # All nodes share it: they ask each other.
+            "admin": {"token-file": str(directory / "admin-token")},
             "kafka": {
                 "bootstrap": kafka.bootstrap,
                 "prefix": self.prefix,

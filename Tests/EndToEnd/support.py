@@ -191,10 +191,20 @@ class Node:
 
     # Administration
 
-    def get(self, path, timeout=5):
+    @property
+    def token_file(self):
+        """The admin listener's token: the configured one, or what the node made."""
+        return pathlib.Path(
+            self.config["admin"].get("token-file") or pathlib.Path(self.config["data-directory"]) / "admin-token"
+        )
+
+    def get(self, path, timeout=5, has_token=True):
         """The status and body of a GET to the admin listener; None when nobody answers."""
+        request = urllib.request.Request(f"http://{HOST}:{self.admin_port}{path}")
+        if has_token and self.token_file.exists():
+            request.add_header("Authorization", f"Bearer {self.token_file.read_text().strip()}")
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.admin_port}{path}", timeout=timeout) as answer:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -428,8 +438,9 @@ class Server:
 
     def __init__(self, host=HOST, port=0, script=None, extensions=EXTENSIONS, tls=None,
                  is_implicit_tls=False, name="mx.example"):
-        self.listener = socket.create_server((host, port), backlog=256)
-        self.host, self.port = self.listener.getsockname()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.listener = socket.create_server((host, port), family=family, backlog=256)
+        self.host, self.port = self.listener.getsockname()[:2]
         self.script = script
         self.extensions = list(extensions)
         self.tls = tls
@@ -449,7 +460,7 @@ class Server:
 
     @property
     def address(self):
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def accept(self):
         while True:

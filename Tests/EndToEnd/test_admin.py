@@ -2,11 +2,12 @@
 
 import json
 import math
+import urllib.error
 import urllib.request
 
 import pytest
 
-from support import HOST, Node, parse_metrics, wait_until
+from support import BINARY, HOST, Node, parse_metrics, run, wait_until
 
 
 def test_metrics(node, server):
@@ -63,7 +64,7 @@ def test_token(make_node, server, tmp_path):
     node = make_node(
         routes=[{"match": "*", "via": f"smtp {server.address}"}], admin={"token-file": str(tmp_path / "token")}
     )
-    assert node.get("/queue/summary")[0] == 401
+    assert node.get("/queue/summary", has_token=False)[0] == 401
     assert node.get("/health/ready")[0] == 200
     assert node.get("/metrics")[0] == 200
     assert node.queue("summary")["messages"] == 0
@@ -72,6 +73,34 @@ def test_token(make_node, server, tmp_path):
     )
     with urllib.request.urlopen(request) as answer:
         assert json.load(answer)["messages"] == 0
+
+
+def test_made_token(node, tmp_path):
+    """Without a token file the node makes one, which its own user's commands read by themselves, and nobody else."""
+    assert node.token_file == node.directory / "data" / "admin-token"
+    assert node.token_file.stat().st_mode & 0o777 == 0o600
+    token = node.token_file.read_text()
+    assert len(token.strip()) == 44
+    remove = urllib.request.Request(
+        f"http://{HOST}:{node.admin_port}/queue/remove", b'{"all":true}', {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(remove)
+    assert node.queue("summary")["messages"] == 0
+    refused = run(BINARY, "queue", "--admin", f"{HOST}:{node.admin_port}", check=False)
+    assert refused.returncode == 69 and "token" in refused.stderr
+    run(BINARY, "queue", "--admin", f"{HOST}:{node.admin_port}", "--token-file", node.token_file)
+    node.stop()
+    node.start()
+    assert node.token_file.read_text() == token
+
+    other = Node(tmp_path / "other", admin={"token-file": "none"}).start()
+    try:
+        assert not other.token_file.exists()
+        assert other.get("/queue/summary")[0] == 200
+        assert json.loads(run(BINARY, "queue", "--config", other.config_file, "--json").stdout)["messages"] == 0
+    finally:
+        other.process.discard()
 
 
 def test_second_node_on_the_same_data(node, tmp_path):

@@ -121,7 +121,7 @@ def test_balancer():
     text = (ROOT / "ops/docker/haproxy.cfg").read_text()
     configuration = yaml.safe_load((ROOT / "ops/config/cluster/posthorn.yaml").read_text())
     listener = configuration["listeners"][0]
-    assert listener["proxy-protocol-from"]
+    assert listener["proxy-protocol-from"] and listener["address"] == "::"
     server = re.search(r"server-template \S+ (\d+) (\S+):(\d+)", text)
     assert server[2] == "ingress" and int(server[3]) == listener["port"]
     assert "send-proxy-v2" in text and "/health/ready" in text
@@ -328,6 +328,7 @@ def test_ports():
     """A port that a service or a probe names is the container's, and the configuration listens there."""
     configuration = yaml.safe_load((KUBERNETES / "posthorn.yaml").read_text())
     listening = {listener["name"]: listener["port"] for listener in configuration["listeners"]}
+    assert {listener["address"] for listener in configuration["listeners"]} == {"::"}
     listening["admin"] = int(configuration["admin"]["address"].split(":")[1])
     for name, deployment in of_kind("Deployment").items():
         container = deployment["spec"]["template"]["spec"]["containers"][0]

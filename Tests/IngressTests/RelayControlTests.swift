@@ -1,6 +1,8 @@
 import ClusterLog
 import Foundation
+import Mail
 import NodeSupport
+import Records
 import Testing
 
 @testable import Ingress
@@ -21,6 +23,7 @@ struct RelayControlTests {
         try await TestServer.with({
             $0.relay.networks = []
             $0.relay.domains = [.exact("ours.example"), .suffix("tree.example")]
+            $0.postmaster = "admin@ours.example"
         })
         .run { server in
             let client = try TestClient(port: server.port)
@@ -29,6 +32,51 @@ struct RelayControlTests {
             let reply = try client.ask("RCPT TO:<\(recipient)>")
             #expect(reply.hasPrefix(isAccepted ? "250 2.1.5" : "550 5.7.1"))
         }
+    }
+
+    @Test(
+        "A stranger's mail to the postmaster goes where the configuration says, and returns to nobody (RFC 5321 §4.5.1)",
+        arguments: [nil, "admin@elsewhere.example"],
+        ["<postmaster>", "<PostMaster@MX.example.net> NOTIFY=FAILURE,DELAY"]
+    )
+    func routesPostmaster(address: String?, recipient: String) async throws {
+        try await TestServer.with({
+            $0.relay.networks = []
+            $0.postmaster = address
+            if address == nil { $0.routes = [.init(match: .exact("mx.example.net"), via: .discard)] }
+        })
+        .run { server in
+            let client = try TestClient(port: server.port)
+            try client.hello()
+            #expect(try client.ask("MAIL FROM:<forged@victim.example>").hasPrefix("250"))
+            #expect(try client.ask("RCPT TO:\(recipient)").hasPrefix("250"))
+            #expect(try client.ask("DATA").hasPrefix("354"))
+            #expect(try client.ask("x\r\n.").hasPrefix("250"))
+            let accepted = try #require(try server.accepted().first?.entry.envelope.recipients.first)
+            #expect(accepted.notify == .never)
+            #expect(accepted.mailbox.domain.text == (address == nil ? "mx.example.net" : "elsewhere.example"))
+            #expect(accepted.mailbox.localPart.lowercased() == (address == nil ? "postmaster" : "admin"))
+        }
+    }
+
+    @Test("Where nobody says who the postmaster is, strangers are told so; who may relay anywhere may write there too")
+    func refusesPostmaster() async throws {
+        try await TestServer.with({ $0.relay.networks = [] })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                #expect(try client.ask("MAIL FROM:<forged@victim.example>").hasPrefix("250"))
+                #expect(try client.ask("RCPT TO:<postmaster>").hasPrefix("550 5.1.1"))
+                #expect(try client.ask("RCPT TO:<postmaster@mx.example.net>").hasPrefix("550 5.1.1"))
+            }
+        try await TestServer.with({ $0.postmaster = "admin@elsewhere.example" })
+            .run { server in
+                let client = try TestClient(port: server.port)
+                try client.hello()
+                _ = try client.sendMessage(to: ["postmaster@mx.example.net"])
+                let accepted = try #require(try server.accepted().first?.entry.envelope.recipients.first)
+                #expect(accepted.notify == nil && accepted.mailbox.description == "admin@elsewhere.example")
+            }
     }
 
     @Test("An address without domain is refused, but for postmaster (RFC 5321 §4.5.1)")

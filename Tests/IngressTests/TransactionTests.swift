@@ -151,6 +151,31 @@ struct TransactionTests {
         }
     }
 
+    /// Method: a log that takes 2 MiB at a time, and a message of which ten copies would be 4 MB.
+    @Test("Large content for many recipients is appended once and named by each record; small content is copied")
+    func sharesContent() async throws {
+        var limits = InMemoryLog.Limits()
+        limits.queueSizeMax = 2 << 20
+        try await TestServer.run(log: InMemoryLog(limits: limits)) { server in
+            let client = try TestClient(port: server.port)
+            try client.hello()
+            let recipients = (0..<1_000).map { "u\($0)@example.com" }
+            let content = String(repeating: String(repeating: "x", count: 98) + "\r\n", count: 4_000)
+            #expect(try client.sendMessage("\r\n" + content, to: recipients).hasPrefix("250 "))
+            let messages = try server.accepted()
+            #expect(messages.count == 10 && messages.allSatisfy { $0.text.isEmpty && $0.entry.isContentShared })
+            #expect(messages.flatMap { $0.entry.envelope.recipients.map(\.index) }.sorted() == (0..<1_000).map { $0 })
+            let references = Set(messages.compactMap { $0.entry.content })
+            #expect(references.count == 1)
+            let stored = try await server.log.read(try #require(references.first))
+            #expect(String(buffer: stored.value).hasSuffix("\r\n\r\n" + content))
+
+            #expect(try client.sendMessage(to: Array(recipients.prefix(200))).hasPrefix("250 "))
+            #expect(try server.accepted().count { $0.text.hasSuffix("hello\r\n") } == 2)
+            #expect(server.log.records(of: .content).count == 1)
+        }
+    }
+
     @Test("554 5.4.6 for a message that has been through more relays than allowed")
     func refusesLoops() async throws {
         try await TestServer.with({ $0.limits.hopCountMax = 5 })

@@ -78,6 +78,14 @@ struct EmbeddedLogTests {
         }
     }
 
+    @Test("Nobody but the user that runs the node reads what is in the directory")
+    func keepsOthersOut() async throws {
+        try await self.withLog { _, configuration in
+            let attributes = try FileManager.default.attributesOfItem(atPath: configuration.directory)
+            #expect((attributes[.posixPermissions] as? NSNumber)?.intValue == 0o700)
+        }
+    }
+
     @Test("Records are read across segments, from disk, in order and without gaps")
     func readsAcrossSegments() async throws {
         try await self.withLog(
@@ -222,6 +230,42 @@ struct EmbeddedLogTests {
                     28, 29, 30, 31,
                 ]
             )
+            await again.close()
+        }
+    }
+
+    /// Method: one octet of a file that is not written any more is changed: the version of one record's headers.
+    @Test("A record whose headers are damaged on disk is read as such, and those around it as ever")
+    func readsPastDamage() async throws {
+        try await self.withLog { log, configuration in
+            let partition = try #require(
+                try await log.append((0..<9).map { .numbered($0, topic: .outcomes) }).first
+            )
+            .partition
+            await log.roll()
+            await log.maintain()
+            await log.close()
+            let name = try #require(try self.files(configuration).first { $0.hasPrefix("history-") })
+            let path = configuration.directory + "/" + name
+            var octets = try Data(contentsOf: URL(fileURLWithPath: path))
+            let headers = Data([1, 6]) + Data("number".utf8) + Data([0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 4])
+            octets[try #require(octets.range(of: headers)).lowerBound] = 0x81
+            try octets.write(to: URL(fileURLWithPath: path))
+
+            let again = try EmbeddedLog(configuration: configuration, logger: .quiet)
+            let member = try await again.join(GroupID("bounce"), topics: TopicSelection(topics: [.outcomes]))
+            let records = try await member.take(9)
+            #expect(records.map { $0.number } == [0, 1, 2, 3, nil, 5, 6, 7, 8])
+            #expect(records[4].headers.map(\.name) == [StoredRecord.damagedHeadersName])
+            #expect(records[4].value == Record.numbered(4).value)
+            let reference = Reference(to: records[4], in: again.clusterID)
+            let scanned = try await again.scan(partition, from: Offset(4), recordCountMax: 1)
+            #expect(scanned == [records[4]])
+            await #expect(throws: RecordLogError(.mismatch, isRetriable: false)) {
+                var named = reference
+                named.messageID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+                return try await again.read(named)
+            }
             await again.close()
         }
     }

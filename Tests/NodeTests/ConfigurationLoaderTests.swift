@@ -41,6 +41,34 @@ struct ConfigurationLoaderTests {
         #expect(try load(yaml) == expected)
     }
 
+    @Test("Without a word about addresses nobody but this machine reaches a listener")
+    func listensOnLoopback() throws {
+        #expect(try load("").listeners.map(\.address) == ["127.0.0.1"])
+        let listeners = try load("listeners: [{port: 2525}, {kind: submission, address: \"::\"}]").listeners
+        #expect(listeners.map(\.address) == ["127.0.0.1", "::"])
+    }
+
+    @Test("The admin listener asks for a token: one that the node makes, one from a file, or none when told so")
+    func readsAdminToken() throws {
+        #expect(try load("data-directory: /d").adminTokenFile == "/d/admin-token")
+        let given = try load("admin: {token-file: t, address: 0.0.0.0:9925}", files: ["/etc/t"])
+        #expect(given.admin.token == .file("/etc/t") && given.adminTokenFile == "/etc/t")
+        #expect(try load("admin: {token-file: none}").adminTokenFile == nil)
+        #expect(problems("admin: {token-file: none, address: 0.0.0.0:9925}").count == 1)
+        #expect(problems("admin: {token-file: /missing}").count == 1)
+    }
+
+    @Test("The postmaster is an address, or where the routes send the host name")
+    func readsPostmaster() throws {
+        #expect(try load("postmaster: Admin@Example.com").postmaster == "Admin@example.com")
+        #expect(problems("postmaster: admin").count == 1)
+        #expect(try !load("hostname: mail.example.com").hasPostmaster)
+        #expect(try load("hostname: mail.example.com\nrelay: {domains: .example.com}").hasPostmaster)
+        let routes = "routes: [{match: mail.example.com, via: discard}]"
+        #expect(try load("hostname: mail.example.com\n\(routes)").hasPostmaster)
+        #expect(try !load("hostname: other.example.com\n\(routes)").hasPostmaster)
+    }
+
     @Test("Every section is read")
     func everything() throws {
         let yaml = """

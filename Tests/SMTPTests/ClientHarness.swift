@@ -28,11 +28,18 @@ struct ClientHarness {
         self.says(octets: Array(text.utf8))
     }
 
+    /// Keys that the session asks for are derived at once.
     mutating func says(octets: [UInt8]) -> [ClientSession.Action] {
         var actions: [ClientSession.Action] = []
         octets.withUnsafeBytes { octets in
             var position = 0
-            while let action = self.session.received(octets, at: &position) { actions.append(action) }
+            while let action = self.session.received(octets, at: &position) {
+                guard case .deriveKey(let derivation) = action else {
+                    actions.append(action)
+                    continue
+                }
+                actions.append(self.session.derived(derivation.key()))
+            }
         }
         return actions
     }

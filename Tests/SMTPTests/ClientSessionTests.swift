@@ -227,6 +227,40 @@ struct ClientSessionTests {
         #expect(forged.says("334 \(Base64.encode(other.utf8))\r\n") == broken)
     }
 
+    @Test("While a SCRAM key is derived the server has nothing to say; a key that comes too late is nobody's")
+    func waitsForKey() throws {
+        var harness = ClientHarness(
+            ClientConfiguration(
+                name: "relay.example",
+                tls: .never,
+                credentials: ClientConfiguration.Credentials(user: "u", password: "p"),
+                isLoopback: true,
+                nonce: "n"
+            )
+        )
+        _ = harness.says("220 mx\r\n")
+        _ = harness.says("250-mx\r\n250 AUTH SCRAM-SHA-256\r\n")
+        _ = harness.sent()
+        let challenge = Array("334 \(Base64.encode("r=nn,s=AAAA,i=1".utf8))\r\n".utf8)
+        let action = challenge.withUnsafeBytes { octets in
+            var position = 0
+            return harness.session.received(octets, at: &position)
+        }
+        guard case .deriveKey(let derivation)? = action else {
+            Issue.record("\(String(describing: action))")
+            return
+        }
+        #expect(harness.sent() == "" && harness.session.timeout == .seconds(300))
+        let broken: [ClientSession.Action] = [.failed(ClientFailure(.auth, .authenticationBroken))]
+        for word in ["334 AAAA\r\n", "235 in\r\n"] {
+            var early = harness
+            #expect(early.says(word) == broken)
+            #expect(early.session.derived(derivation.key()) == .wait && early.sent() == "")
+        }
+        #expect(harness.session.derived(derivation.key()) == .wait)
+        #expect(harness.sent().hasSuffix("\r\n"))
+    }
+
     @Test(
         "A broken SCRAM challenge is an error, not a trap",
         arguments: [

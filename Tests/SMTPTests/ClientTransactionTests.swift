@@ -71,6 +71,28 @@ struct ClientTransactionTests {
         #expect(harness.says("250 ok\r\n").outcome?.isDSNPassedOn == isOffered)
     }
 
+    @Test(
+        "ORCPT goes out in ASCII, which every server takes (RFC 6533 §3)",
+        arguments: [
+            ("utf-8;j\u{f6}rg@x.example", "utf-8;j\\x{F6}rg@x.example"),
+            ("utf-8;\u{4f60}+a=b@\u{1f600}.example", "utf-8;\\x{4F60}\\x{2B}a\\x{3D}b@\\x{1F600}.example"),
+            ("utf-8;\\x{2B}\\\u{e9}", "utf-8;\\x{2B}\\x{5C}\\x{E9}"),
+            ("utf-8;j\\x{F6}rg@x.example", "utf-8;j\\x{F6}rg@x.example"),
+            ("rfc822;o+2Bx@y.example", "rfc822;o+2Bx@y.example"),
+            ("utf-8;" + String(repeating: "\u{f6}", count: 200), nil),
+        ]
+    )
+    func writesOriginalRecipient(original: String, expected: String?) {
+        for extensions in [["PIPELINING", "DSN"], ["PIPELINING", "DSN", "SMTPUTF8"]] {
+            var harness = ClientHarness.ready(extensions)
+            var transaction = ClientTransaction.test(to: ["a@x.example"])
+            transaction.recipients[0].originalRecipient = original
+            _ = harness.session.begin(transaction)
+            let parameter = expected.map { " ORCPT=\($0)" } ?? ""
+            #expect(harness.sent().contains("\r\nRCPT TO:<a@x.example>\(parameter)\r\n"))
+        }
+    }
+
     @Test("The null reverse-path is <>, NEVER stands alone")
     func writesNullReversePath() {
         var harness = ClientHarness.ready(["PIPELINING", "DSN"])
@@ -349,7 +371,7 @@ struct ClientTransactionTests {
                         if Int.random(in: 0..<4, using: &random) > 0 { _ = harness.session.contentWritten() }
                     case .wait: break
                     case .close where !outcomes.isEmpty: break
-                    case .startTLS, .becameReady, .reconnectWithoutTLS, .failed, .close:
+                    case .startTLS, .deriveKey, .becameReady, .reconnectWithoutTLS, .failed, .close:
                         Issue.record("\(action) within a transaction")
                     }
                 }

@@ -204,6 +204,37 @@ struct ServerSessionTests {
         #expect(messages.isClosed && errors.isClosed && idle.isClosed)
     }
 
+    @Test("501 for an ORCPT that is not ASCII, unless MAIL said SMTPUTF8 (RFC 6533 §3)")
+    func refusesEightBitOriginalRecipient() {
+        let recipient = "RCPT TO:<b@example.com> ORCPT=utf-8;j\u{f6}rg@b.example\r\n"
+        var plain = SessionHarness.greeted()
+        #expect(plain.codes("MAIL FROM:<a@b.example>\r\n" + recipient) == [250, 501])
+        let encoded = "RCPT TO:<b@example.com> ORCPT=utf-8;j\\x{F6}rg@b.example\r\n"
+        #expect(plain.codes(encoded + "DATA\r\n.\r\n") == [250, 354, 250])
+        #expect(plain.messages[0].transaction.recipients[0].originalRecipient == "utf-8;j\\x{F6}rg@b.example")
+        #expect(plain.codes("MAIL FROM:<a@b.example> SMTPUTF8\r\n" + recipient) == [250, 250])
+    }
+
+    @Test("421 after many replies of 4yz, which are no progress; as many recipients too many as allowed are free")
+    func boundsTemporaryRefusals() {
+        // EHLO is the first.
+        let limits = ServerConfiguration.Limits(recipientCountMax: 100, junkCommandCountMax: 3)
+        let policy = TestPolicy(content: .reject(.notStored))
+        var refused = SessionHarness.greeted(.test(limits: limits), policy: policy)
+        for _ in 0..<2 { #expect(refused.codes(Self.envelope + "DATA\r\n") == [250, 250, 451]) }
+        #expect(refused.codes(Self.envelope + "DATA\r\n") == [250, 250, 421])
+
+        var overshooting = SessionHarness.greeted(.test(limits: limits))
+        #expect(overshooting.codes("MAIL FROM:<a@b.example>\r\n") == [250])
+        let recipient = "RCPT TO:<r@example.com>\r\n"
+        let codes = overshooting.codes(String(repeating: recipient, count: 200))
+        #expect(codes == Array(repeating: 250, count: 100) + Array(repeating: 452, count: 100))
+        #expect(overshooting.codes("DATA\r\n.\r\n") == [354, 250])
+        #expect(overshooting.codes("MAIL FROM:<a@b.example>\r\n") == [250])
+        _ = overshooting.codes(String(repeating: recipient, count: 200))
+        #expect(overshooting.codes(String(repeating: recipient, count: 4)) == [452, 452, 452, 421])
+    }
+
     @Test("STARTTLS drops what was pipelined behind it and forgets what was said before")
     func startTLS() {
         var harness = SessionHarness.greeted()

@@ -74,6 +74,7 @@ struct AdminServerTests {
     /// Runs a server on a free port around `body`.
     private func withServer(
         token: String? = nil,
+        ownNames: Set<String> = [],
         hasQueue: Bool = true,
         _ body: @Sendable @escaping (Int) async throws -> Void
     ) async throws {
@@ -83,6 +84,7 @@ struct AdminServerTests {
         let server = AdminServer(
             address: Endpoint(host: "127.0.0.1", port: 0),
             token: token,
+            ownNames: ownNames,
             metrics: self.metrics,
             readiness: self.readiness,
             queue: hasQueue ? self.queue : nil,
@@ -113,7 +115,11 @@ struct AdminServerTests {
                     try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
                 }
             }
-        var lines = ["\(request) HTTP/1.1", "Host: localhost", "Connection: close"] + headers
+        var lines = ["\(request) HTTP/1.1", "Connection: close"] + headers
+        if !headers.contains(where: { $0.hasPrefix("Host:") }) { lines.append("Host: localhost") }
+        if request.hasPrefix("POST"), !headers.contains(where: { $0.hasPrefix("Content-Type:") }) {
+            lines.append("Content-Type: application/json")
+        }
         if !body.isEmpty { lines.append("Content-Length: \(body.utf8.count)") }
         let text = lines.joined(separator: "\r\n") + "\r\n\r\n" + body
         return try await channel.executeThenClose { inbound, outbound in
@@ -283,6 +289,45 @@ struct AdminServerTests {
             #expect(answer.head.lowercased().contains("www-authenticate: bearer"))
             #expect(try answer.decode(AdminAPI.Failure.self).error.contains("token"))
             #expect(try await self.ask(port, "GET /health/live", headers: headers).status == 200)
+        }
+    }
+
+    @Test(
+        "What a web page can send is refused: 415 without the JSON type, 403 with an Origin, 421 for a foreign Host",
+        arguments: [
+            (["Content-Type: text/plain"], 415), (["Content-Type: application/x-www-form-urlencoded"], 415),
+            (["Content-Type:"], 415), (["Content-Type: application/jsonx"], 415),
+            (["Origin: http://evil.example"], 403), (["Origin: null"], 403), (["Origin: http://127.0.0.1:9925"], 403),
+            (["Host: evil.example:9925"], 421), (["Host: 127.0.0.1.evil.example"], 421), (["Host: [evil"], 421),
+        ]
+    )
+    func refusesWebPages(headers: [String], status: Int) async throws {
+        try await self.withServer { port in
+            let answer = try await self.ask(port, "POST /queue/remove", headers: headers, body: #"{"all":true}"#)
+            #expect(answer.status == status)
+            #expect(self.queue.commands.withLock { $0.isEmpty })
+            guard status != 415 else { return }
+            #expect(try await self.ask(port, "GET /queue/summary", headers: headers).status == status)
+            #expect(try await self.ask(port, "GET /metrics", headers: headers).status == 200)
+            #expect(try await self.ask(port, "GET /health/live", headers: headers).status == 200)
+        }
+    }
+
+    @Test("The node answers under its own names and addresses, and under any for who has the token")
+    func answersUnderOwnNames() async throws {
+        try await self.withServer(ownNames: ["Relay.example"]) { port in
+            for host in ["relay.example", "RELAY.EXAMPLE:9925", "127.0.0.1:1", "[::1]:9925", "localhost:9925"] {
+                #expect(try await self.ask(port, "GET /queue/summary", headers: ["Host: \(host)"]).status == 200)
+            }
+            let typed = ["Content-Type: Application/JSON; charset=utf-8"]
+            let answer = try await self.ask(port, "POST /queue/flush", headers: typed, body: #"{"all":true}"#)
+            #expect(answer.status == 200)
+        }
+        try await self.withServer(token: "secret") { port in
+            let headers = ["Host: queue.cluster.local", "Authorization: Bearer secret"]
+            #expect(try await self.ask(port, "GET /queue/summary", headers: headers).status == 200)
+            let page = headers + ["Origin: http://queue.cluster.local"]
+            #expect(try await self.ask(port, "GET /queue/summary", headers: page).status == 403)
         }
     }
 

@@ -221,7 +221,7 @@ logging:
     def queue(self, *arguments):
         """The command, under way."""
         return subprocess.Popen(
-            [self.binary, "queue", *arguments, "--admin", f"127.0.0.1:{self.admin_port}"], stdout=subprocess.DEVNULL)
+            [self.binary, "queue", *arguments, "-c", self._configuration], stdout=subprocess.DEVNULL)
 
     def stop(self, how=signal.SIGTERM):
         if self.process.poll() is None:

@@ -5,6 +5,8 @@ package struct FaultPlan: Sendable {
         case beforeCommit
         /// Durable, but no caller was told.
         case afterCommit
+        /// After a failure the segment is about to be read again.
+        case reopen
         /// The new segment's file exists, its snapshot does not.
         case rollBeforeSnapshot
         /// The new segment is complete, nothing was written to it.

@@ -14,7 +14,12 @@ struct LogDirectory: Sendable {
     init(path: String, partitionCount: Int) throws(RecordLogError) {
         self.path = path
         do {
-            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+            // What is in it is mail: for nobody but the user that runs the node.
+            try FileManager.default.createDirectory(
+                atPath: path,
+                withIntermediateDirectories: true,
+                attributes: [.posixPermissions: 0o700]
+            )
         } catch {
             throw RecordLogError(.unavailable, isRetriable: false, reason: "Cannot make \(path): \(error)")
         }

@@ -92,15 +92,13 @@ final class LogReader {
                     return Found(records: records, next: position.offset)
                 }
                 size += recordSize
-                guard let headers = HeaderCoder.decode(statement.blob(3)) else {
-                    throw SQLiteError(code: 11, message: "Damaged headers at \(position).")
-                }
+                let headers = statement.blob(3)
                 records.append(
                     StoredRecord(
                         position: position,
                         timestamp: statement.integer(1),
                         key: statement.text(2),
-                        headers: headers,
+                        headers: HeaderCoder.decode(headers) ?? self.damaged(headers, at: position),
                         value: statement.blob(4)
                     )
                 )
@@ -111,6 +109,12 @@ final class LogReader {
             return Found(records: records, next: max(offset, end))
         }
         return Found(records: records, next: last.position.offset.advanced(by: 1))
+    }
+
+    /// To fail would stop every reader here, now and after each restart: the record's consumer buries it instead.
+    private func damaged(_ headers: ByteBuffer, at position: Position) -> [RecordHeader] {
+        self.core.logger.error("A record's headers are damaged", metadata: ["position": "\(position)"])
+        return [RecordHeader(StoredRecord.damagedHeadersName, headers)]
     }
 
     private func open(_ path: String) throws -> OpenFile {

@@ -20,6 +20,11 @@ struct WriteItem: Sendable {
     var size = 0
     var completion: RecordLog.AppendCompletion?
 
+    var isStep: Bool {
+        if case .step = self.kind { return true }
+        return false
+    }
+
     /// Whether a client waits for it; a step does not, and shares the next append's fsync.
     var isUrgent: Bool {
         switch self.kind {

@@ -11,11 +11,17 @@ final class LogWriter {
     private struct Outcome {
         var item: WriteItem
         var result: Result<[Position], RecordLogError>
+        /// The segment was read again since: what it holds counts the item already.
+        var isAdopted = false
     }
 
-    /// A commit failed: the transaction may or may not have become durable.
+    /// A commit failed: the transaction may or may not have become durable, as a whole.
     private struct CommitFailure: Error {
         var cause: any Error
+        /// What is told if it has.
+        var outcomes: [Outcome]
+        /// Where partitions stand if it has.
+        var partitions: [PartitionKey: Snapshot.PartitionState]
     }
 
     private let core: LogCore
@@ -23,6 +29,14 @@ final class LogWriter {
     private var partitions: [PartitionKey: Snapshot.PartitionState]
     private var writtenTopicCount = 0
     private var topics: [Topic] = []
+    /// The last commit that failed, until the segment can be read again.
+    private var doubtful: CommitFailure?
+    /// What a commit that failed turns out to have made durable.
+    private var landed: [Outcome] = []
+    /// Steps among that whose callers had been told by then that they failed, to be recognised when they come again.
+    private var found: [Outcome] = []
+    /// There are few members, and each repeats one step before it makes another.
+    private static let foundCountMax = 64
 
     init(core: LogCore, segment: ActiveSegment, snapshot: Snapshot) {
         self.core = core
@@ -115,9 +129,7 @@ final class LogWriter {
             self.publish(items.map { Outcome(item: $0, result: .failure(Self.stopped)) })
             throw crash
         } catch let failure as CommitFailure {
-            // What a failed commit left behind is not known: to try again could write everything twice.
-            self.recover(from: failure.cause, isCommit: true)
-            self.publish(items.map { Outcome(item: $0, result: .failure(self.failure(failure.cause))) })
+            self.publish(self.lookUp(failure))
         } catch {
             self.recover(from: error)
             self.publish(try self.commitOneByOne(items, after: error))
@@ -136,12 +148,20 @@ final class LogWriter {
 
     private func commit(_ items: [WriteItem]) throws -> [Outcome] {
         let segment = try self.open()
+        self.found += exchange(&self.landed, with: []).filter { $0.item.isStep }
+        self.found.removeFirst(max(0, self.found.count - Self.foundCountMax))
+        var taken: Set<Int> = []
         var partitions = self.partitions
         var outcomes: [Outcome] = []
         outcomes.reserveCapacity(items.count)
         let now = WallClock.milliseconds
         var isEmpty = true
         for item in items {
+            if let index = self.indexOfFound(item, besides: taken) {
+                taken.insert(index)
+                outcomes.append(Outcome(item: item, result: self.found[index].result, isAdopted: true))
+                continue
+            }
             if isEmpty, Self.writes(item) {
                 try segment.begin()
                 isEmpty = false
@@ -159,10 +179,12 @@ final class LogWriter {
             } catch let crash as FaultPlan.Crash {
                 throw crash
             } catch {
-                throw CommitFailure(cause: error)
+                self.forgetFound(taken)
+                throw CommitFailure(cause: error, outcomes: outcomes, partitions: partitions)
             }
             self.writtenTopicCount = max(self.writtenTopicCount, self.topics.count)
         }
+        self.forgetFound(taken)
         self.partitions = partitions
         return outcomes
     }
@@ -249,12 +271,14 @@ final class LogWriter {
             } catch let crash as FaultPlan.Crash {
                 self.publish(items[index...].map { Outcome(item: $0, result: .failure(Self.stopped)) })
                 throw crash
+            } catch let failure as CommitFailure {
+                failureCount += 1
+                lastError = failure.cause
+                self.publish(self.lookUp(failure))
             } catch {
-                let commitFailure = error as? CommitFailure
-                let error = commitFailure?.cause ?? error
                 failureCount += 1
                 lastError = error
-                self.recover(from: error, isCommit: commitFailure != nil)
+                self.recover(from: error)
                 self.publish([Outcome(item: item, result: .failure(self.failure(error)))])
             }
         }
@@ -299,19 +323,94 @@ final class LogWriter {
         self.segment = nil
     }
 
+    /// Finds out what a commit that failed has come to: what became durable all the same must not be written twice
+    /// (ADR 0004).
+    ///
+    /// - Returns: what is told. While the segment cannot be read that is the failure: clients resend their appends, and a
+    ///   step that is repeated is recognised by ``indexOfFound(_:besides:)``.
+    private func lookUp(_ failure: CommitFailure) -> [Outcome] {
+        self.recover(from: failure.cause, isCommit: true)
+        self.doubtful = failure
+        do {
+            _ = try self.open()
+        } catch {
+            self.core.logger.error("The log could not read its segment again", metadata: ["error": "\(error)"])
+        }
+        let landed = exchange(&self.landed, with: [])
+        guard landed.isEmpty else {
+            self.core.state.withLock { state in
+                state.lastFailure = nil
+                state.updateCondition(self.core.configuration)
+            }
+            return landed
+        }
+        return failure.outcomes.map { outcome in
+            // What was refused for its own sake still is, and what an earlier commit wrote is there.
+            if case .failure = outcome.result { return outcome }
+            if outcome.isAdopted { return outcome }
+            return Outcome(item: outcome.item, result: .failure(self.failure(failure.cause)))
+        }
+    }
+
+    /// Whether a transaction is in the segment, which was read since its commit failed.
+    private func holds(_ failure: CommitFailure) -> Bool {
+        var isTold = false
+        var steps: [GroupID: [TopicPartition: Progress]] = [:]
+        for outcome in failure.outcomes {
+            guard case .success = outcome.result, !outcome.isAdopted else { continue }
+            for key in outcome.item.keys {
+                guard self.partitions[key]?.next == failure.partitions[key]?.next else { return false }
+                isTold = true
+            }
+            if case .step(_, let group, let progress) = outcome.item.kind {
+                steps[group, default: [:]].merge(progress) { $1 }
+            }
+        }
+        for (group, progress) in steps {
+            let isThere = self.core.state.withLock { state in
+                progress.allSatisfy { state.groups.progress(group, $0.key) == $0.value }
+            }
+            guard isThere else { return false }
+            isTold = isTold || !progress.isEmpty
+        }
+        return isTold
+    }
+
+    /// A step that is made again since its caller was told that it failed, and that is durable nevertheless.
+    private func indexOfFound(_ item: WriteItem, besides taken: Set<Int>) -> Int? {
+        guard !self.found.isEmpty, case .step(_, let group, let progress) = item.kind else { return nil }
+        return self.found.indices.first { index in
+            guard !taken.contains(index), case .step(_, group, progress) = self.found[index].item.kind else {
+                return false
+            }
+            return self.found[index].item.records == item.records
+        }
+    }
+
+    private func forgetFound(_ taken: Set<Int>) {
+        guard !taken.isEmpty else { return }
+        self.found = self.found.indices.filter { !taken.contains($0) }.map { self.found[$0] }
+    }
+
     private func open() throws -> ActiveSegment {
         if let segment = self.segment { return segment }
         let (number, path) = self.core.state.withLock { ($0.activeNumber, $0.activePath) }
+        try self.core.configuration.faults.reach(.reopen)
+        // An fsync that failed may have left octets in memory alone, and the next one would not write them.
+        try WriteAheadFile.rewrite(WriteAheadFile.path(of: path))
         guard let found = try Snapshot.read(path: path, partitionCount: self.core.configuration.partitionCount) else {
             throw SQLiteError(code: 11, message: "\(path) lost its snapshot.")
         }
         let segment = try ActiveSegment(number: number, path: path)
         self.adopt(found)
         self.segment = segment
+        if let doubtful = exchange(&self.doubtful, with: nil), self.holds(doubtful) {
+            self.landed = doubtful.outcomes.map { Outcome(item: $0.item, result: $0.result, isAdopted: true) }
+        }
         return segment
     }
 
-    /// Takes over what a failed commit made durable after all: nobody was told that it was, but it is there.
+    /// Takes over what a failed commit made durable after all.
     private func adopt(_ found: Snapshot.Found) {
         for (key, partition) in found.snapshot.partitions {
             self.partitions[key] = partition
@@ -345,7 +444,7 @@ final class LogWriter {
             var left: [CheckedContinuation<Void, Never>] = []
             for outcome in outcomes {
                 state.queueSize -= outcome.item.size
-                if case .success(let positions) = outcome.result {
+                if case .success(let positions) = outcome.result, !outcome.isAdopted {
                     self.publish(outcome.item, positions, &state, &touched)
                 }
                 if case .step(let member, _, let progress) = outcome.item.kind {

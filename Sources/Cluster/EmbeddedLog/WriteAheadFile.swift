@@ -43,6 +43,32 @@ enum WriteAheadFile {
         _ = posix_fadvise(descriptor, 0, 0, POSIX_FADV_WILLNEED)
     }
 
+    /// Writes the frames of a WAL again, as they are read, and makes them durable.
+    ///
+    /// For after an fsync that failed: the system may then count pages as written that are in memory alone, and would not
+    /// write them with the next one. SQLite reads them meanwhile, which finds what it found before.
+    static func rewrite(_ path: String) throws {
+        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else {
+            // Without a WAL there is nothing that was not in the database when it was last closed.
+            if errno == ENOENT { return }
+            throw Self.error("Cannot open \(path)", errno)
+        }
+        defer { close(descriptor) }
+        let end = Self.filledSize(path)
+        var octets = [UInt8](repeating: 0, count: 1 << 20)
+        var offset: Int64 = 0
+        while offset < end {
+            let count = pread(descriptor, &octets, Int(min(Int64(octets.count), end - offset)), off_t(offset))
+            guard count > 0 else { throw Self.error("Cannot read \(path)", errno) }
+            guard pwrite(descriptor, octets, count, off_t(offset)) == count else {
+                throw Self.error("Cannot write \(path)", errno)
+            }
+            offset += Int64(count)
+        }
+        guard fsync(descriptor) == 0 else { throw Self.error("Cannot sync \(path)", errno) }
+    }
+
     /// Octets of the frames that a WAL holds, which are fewer than its length when it was used before.
     ///
     /// All frames of one use carry the salts of its header, and they lie before any that an earlier use left.

@@ -237,7 +237,9 @@ final class KafkaGroupMember: GroupMember {
         case .error(let error):
             self.logger.warning("Kafka", metadata: ["error": "\(error)", "group": "\(self.group)"])
             guard error.isFatal else { return }
-            self.state.withLock { $0.failure = RecordLogError(error, while: "consume") }
+            // For good: only a new member can read on.
+            let failure = RecordLogError(.fenced, isRetriable: false, reason: "consume: \(error)")
+            self.state.withLock { $0.failure = failure }
         case .log(let level, let facility, let text):
             self.logger.kafka(level: level, facility: facility, text: text)
         case .end(let partition, let offset):

@@ -29,6 +29,7 @@ public final class InMemoryLog: RecordLog {
         var leaving: [LocalGroups.MemberID: CheckedContinuation<Void, Never>] = [:]
         var appendFailures: [RecordLogError] = []
         var stepFailures: [RecordLogError] = []
+        var readFailure: RecordLogError?
         var isHolding = false
         var held: [@Sendable () -> Void] = []
         var heldSize = 0
@@ -181,6 +182,15 @@ extension InMemoryLog {
         self.state.withLock { $0.stepFailures.append(error) }
     }
 
+    /// Makes every read of a member fail with this, until told otherwise by `nil`.
+    public func failReads(with error: RecordLogError?) {
+        let wakeups = self.state.withLock { state in
+            state.readFailure = error
+            return Self.wakeups(&state)
+        }
+        Self.wake(wakeups)
+    }
+
     /// Keeps completions back: what is appended or stepped from now on has happened but nobody is told.
     public func holdCompletions() {
         self.state.withLock { $0.isHolding = true }
@@ -249,7 +259,7 @@ private struct InMemoryGroupMember: GroupMember {
             switch self.log.next(self.id) {
             case .deliver(let event): return event
             case .read(let read):
-                if let event = self.log.read(read) { return event }
+                if let event = try self.log.read(read) { return event }
             case .wait: await self.log.wait(self.id)
             case .end: return nil
             }
@@ -296,8 +306,9 @@ extension InMemoryLog {
         return decision
     }
 
-    fileprivate func read(_ read: LocalGroups.Read) -> GroupEvent? {
-        self.state.withLock { state in
+    fileprivate func read(_ read: LocalGroups.Read) throws(RecordLogError) -> GroupEvent? {
+        try self.state.withLock { state throws(RecordLogError) in
+            if let failure = state.readFailure { throw failure }
             let records = Self.records(
                 state,
                 read.partition,

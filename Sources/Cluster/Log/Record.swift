@@ -130,6 +130,10 @@ public struct StoredRecord: Hashable, Sendable {
     public var headers: [RecordHeader]
     public var value: ByteBuffer
 
+    /// The one header of a record whose headers are damaged where they are stored: the octets found instead of them.
+    /// Whoever reads such a record treats it as one that cannot be decoded, and goes on.
+    public static let damagedHeadersName = "posthorn-damaged-headers"
+
     public init(position: Position, timestamp: Int64, key: String, headers: [RecordHeader], value: ByteBuffer) {
         self.position = position
         self.timestamp = timestamp

@@ -43,6 +43,8 @@ public struct Outcome: Hashable, Sendable, Codable {
     public struct Remote: Hashable, Sendable, Codable {
         public var host: String
         public var address: String
+        /// `TLSv1.3`; `nil` in the clear. The cipher is not told: swift-nio-ssl (up to 2.37) has no public way to ask which
+        /// one a connection uses.
         public var tlsVersion: String?
         public var tlsVerified: Bool
         public init(host: String, address: String, tlsVersion: String?, tlsVerified: Bool) {

@@ -77,7 +77,12 @@ public struct QueueEntry: Hashable, Sendable {
     /// - Throws: `corruptRecord` with what is wrong.
     public init(_ record: StoredRecord) throws(RecordLogError) {
         guard let header = record.header(Self.headerName) else {
-            throw RecordLogError(.corruptRecord, isRetriable: false, reason: "no header \(Self.headerName)")
+            let isDamaged = record.header(StoredRecord.damagedHeadersName) != nil
+            throw RecordLogError(
+                .corruptRecord,
+                isRetriable: false,
+                reason: isDamaged ? "its headers are damaged on disk" : "no header \(Self.headerName)"
+            )
         }
         try self.init(decoding: header)
     }

@@ -24,6 +24,8 @@ struct AdminResponder: HTTPResponder {
     let index: (any QueueViews & MessageTracing)?
     let dead: DeadRecords?
     let token: [UInt8]?
+    /// In lower case.
+    let ownNames: Set<String>
 
     func respond(to request: Request, context: Context) async throws -> Response {
         do {
@@ -207,6 +209,11 @@ struct AdminResponder: HTTPResponder {
     }
 
     static func body(_ request: Request) async throws -> ByteBuffer {
+        let type = request.headers[.contentType]?.prefix { $0 != ";" }
+        guard type?.trimmingCharacters(in: .whitespaces).lowercased() == "application/json" else {
+            // A web page cannot send this type elsewhere without asking first.
+            throw Refusal(status: .unsupportedMediaType, text: "send the body as Content-Type: application/json")
+        }
         do {
             return try await request.body.collect(upTo: self.bodySizeMax)
         } catch is NIOTooManyBytesError {
@@ -246,7 +253,13 @@ struct AdminResponder: HTTPResponder {
     }
 
     private func authorize(_ request: Request) throws {
-        guard let token = self.token else { return }
+        guard request.headers[.origin] == nil else {
+            throw Refusal(status: .forbidden, text: "this is no place for web pages: send no Origin")
+        }
+        guard let token = self.token else {
+            try self.requireOwnHost(request)
+            return
+        }
         let challenge: HTTPFields = [.wwwAuthenticate: "Bearer realm=\"posthorn\""]
         guard let value = request.headers[.authorization], let space = value.firstIndex(of: " "),
             value[..<space].lowercased() == "bearer"
@@ -268,6 +281,24 @@ struct AdminResponder: HTTPResponder {
                 headers: challenge
             )
         }
+    }
+
+    /// Refuses a page whose name was made to resolve to us (DNS rebinding), which then is of the same origin. With a token
+    /// there is no need to: the page does not know it.
+    private func requireOwnHost(_ request: Request) throws {
+        guard let authority = request.head.authority?.lowercased() else { return }
+        let host: Substring
+        if authority.hasPrefix("[") {
+            host = authority.dropFirst().prefix { $0 != "]" }
+        } else {
+            host = authority.prefix { $0 != ":" }
+        }
+        guard !self.ownNames.contains(String(host)), IPAddress(host) == nil else { return }
+        throw Refusal(
+            status: .misdirectedRequest,
+            text: "this node is not \(host.prefix(255)): ask for it by address or by its own name, or give it a token "
+                + "(admin.token-file)"
+        )
     }
 
     static func json(

@@ -8,7 +8,8 @@ public import ServiceLifecycle
 ///
 /// - `GET /metrics`: Prometheus text. `GET /health/live`: 200 while the process answers. `GET /health/ready`: 200, or
 ///   503 with the reasons. These need no token: they tell nothing about mail.
-/// - `/queue/...`, `/trace`, `/index/...` and `/dead/...`: the queue, behind the token when there is one.
+/// - `/queue/...`, `/trace`, `/index/...` and `/dead/...`: the queue, behind the token when there is one, and never for a web page in
+///   the browser of somebody who reaches this listener.
 ///
 /// Bounded: connections, request bodies, headers, and how long a connection may be idle.
 public struct AdminServer: Service {
@@ -24,6 +25,8 @@ public struct AdminServer: Service {
     /// - Parameters:
     ///   - address: where to listen; port 0 lets the system choose.
     ///   - token: what callers of the queue API must present as a bearer token; `nil` asks for none.
+    ///   - ownNames: host names under which the queue API may be asked for without a token, besides `localhost`, the
+    ///     address's own and every IP address.
     ///   - queue: `nil` on a node that knows no queue.
     ///   - tracing: `nil` on a node that cannot tell what became of messages.
     ///   - index: what this node alone knows, for the other nodes of a cluster; `nil` without the metrics role.
@@ -32,6 +35,7 @@ public struct AdminServer: Service {
     public init(
         address: Endpoint,
         token: String?,
+        ownNames: Set<String> = [],
         metrics: MetricsRegistry,
         readiness: Readiness,
         queue: (any QueueAdministration)?,
@@ -42,6 +46,9 @@ public struct AdminServer: Service {
         onListening: @escaping @Sendable (Int?) async -> Void = { _ in }
     ) {
         self.address = address
+        var names: Set<String> = ["localhost"]
+        names.formUnion(ownNames.map { $0.lowercased() })
+        if case .host(let host, _) = address { names.insert(host.lowercased()) }
         self.responder = AdminResponder(
             metrics: metrics,
             readiness: readiness,
@@ -49,7 +56,8 @@ public struct AdminServer: Service {
             tracing: tracing,
             index: index,
             dead: dead,
-            token: token.map { Array($0.utf8) }
+            token: token.map { Array($0.utf8) },
+            ownNames: names
         )
         self.logger = logger
         self.onListening = onListening

@@ -34,6 +34,9 @@ struct WantedNotification {
 
     /// Reads a record; one that wants no notification costs a look at its headers.
     static func read(_ record: StoredRecord) -> Reading {
+        guard record.header(StoredRecord.damagedHeadersName) == nil else {
+            return .unusable(reason: "its headers are damaged on disk")
+        }
         guard let returned = record.header(Outcome.returnedHeader),
             let encodedEntry = record.header(QueueEntry.headerName)
         else { return Self.isOutcome(record) ? .nothing : .unusable(reason: "it is no outcome") }

@@ -45,6 +45,11 @@ public actor DeliveryEngine: Service {
     private let clock: any NodeClock
     let logger: Logger
     private let metrics: DeliveryMetrics
+    private let readiness: Readiness.Condition
+    /// After a read that failed: the first pause, doubled each time up to the longest.
+    private let pauses: ClosedRange<Duration>
+    /// When a read failed last, monotonic nanoseconds; `nil` when that is long ago.
+    private var readFailedAt: Int64?
     var core: DeliveryCore
     /// The parts of commands that this node has seen, by key: what it reads of them again is old.
     var knownMarks: Set<String> = []
@@ -68,7 +73,9 @@ public actor DeliveryEngine: Service {
         on loop: any EventLoop,
         clock: any NodeClock,
         metrics: MetricsRegistry,
-        logger: Logger
+        readiness: Readiness,
+        logger: Logger,
+        pauses: ClosedRange<Duration> = .milliseconds(100)...(.seconds(5))
     ) {
         self.loop = loop
         self.taskExecutor = LoopTaskExecutor(loop)
@@ -78,6 +85,8 @@ public actor DeliveryEngine: Service {
         self.clock = clock
         self.logger = logger
         self.metrics = DeliveryMetrics(registry: metrics)
+        self.readiness = readiness.condition("delivery")
+        self.pauses = pauses
         var core = DeliveryCore.Configuration(retry: RetrySchedule(configuration.retry))
         core.connectionCountMax = configuration.delivery.connectionCountMax
         core.idleTimeout = configuration.delivery.idleTimeout.milliseconds
@@ -95,6 +104,7 @@ public actor DeliveryEngine: Service {
         let topics = TopicSelection(topics: [.accepted, .held], prefixes: [Topic.deferredPrefix])
         let member = try await self.log.join(Self.group, topics: topics)
         self.member = member
+        self.readiness.met()
         let (stream, continuation) = AsyncStream.makeStream(
             of: Work.self,
             bufferingPolicy: .bufferingOldest(Self.workCountMax)
@@ -102,7 +112,7 @@ public actor DeliveryEngine: Service {
         self.work = continuation
         let ticks = self.loop.scheduleRepeatedTask(initialDelay: Self.tickInterval, delay: Self.tickInterval) {
             [weak self] _ in
-            self?.assumeIsolated { $0.feed { core, now in core.tick(now: now) } }
+            self?.assumeIsolated { $0.tick() }
         }
         try await withThrowingDiscardingTaskGroup { group in
             group.addTask { await self.perform(stream) }
@@ -120,16 +130,51 @@ public actor DeliveryEngine: Service {
         try await withTaskExecutorPreference(self.taskExecutor) {
             // Once for all events, since each costs two tasks.
             try await cancelWhenGracefulShutdown {
-                while let event = try await member.next() {
-                    switch event {
-                    case .assigned(let assignments): await self.restoreCommands(assignments.map(\.partition))
-                    case .revoked(let partitions): await self.settle(partitions)
-                    case .lost, .records, .truncated: break
+                var pause = self.pauses.lowerBound
+                while !Task.isCancelled {
+                    do throws(RecordLogError) {
+                        while let event = try await member.next() {
+                            pause = self.pauses.lowerBound
+                            await self.received(event)
+                        }
+                        return
+                    } catch {
+                        guard error.isRetriable else { throw error }
+                        await self.readFailed(error)
                     }
-                    await self.handle(event)
+                    // Cut short by shutdown, which the loop's condition sees.
+                    try? await Task.sleep(for: pause)
+                    pause = min(pause * 2, self.pauses.upperBound)
                 }
             }
         }
+    }
+
+    private func received(_ event: GroupEvent) async {
+        switch event {
+        case .assigned(let assignments): await self.restoreCommands(assignments.map(\.partition))
+        case .revoked(let partitions): await self.settle(partitions)
+        case .lost, .records, .truncated: break
+        }
+        self.handle(event)
+    }
+
+    /// What is in hand goes on, and the log is asked again: a disk that cannot be read now, or too many open files, is
+    /// no reason to end the node, which would find the same after its restart.
+    private func readFailed(_ error: RecordLogError) {
+        self.readFailedAt = self.clock.monotonicNanoseconds
+        self.readiness.unmet("The log cannot be read: \(error)")
+        self.logger.error("The log cannot be read; it is tried again", metadata: [LogKeys.error: "\(error)"])
+    }
+
+    private func tick() {
+        self.feed { core, now in core.tick(now: now) }
+        // Longer than the longest pause, so that what fails each time is not ready in between.
+        guard let failedAt = self.readFailedAt,
+            .nanoseconds(self.clock.monotonicNanoseconds - failedAt) > self.pauses.upperBound * 2
+        else { return }
+        self.readFailedAt = nil
+        self.readiness.met()
     }
 
     /// Ends what is under way for partitions that another member takes over: what is not past its final dot at once,

@@ -17,11 +17,27 @@ public struct MailRouter: MailRouting {
     private let configuration: NodeConfiguration
     private let passwords: RoutePasswords
     private let resolver: any MailResolver
+    private let ownAddresses: OwnAddresses
 
     public init(configuration: NodeConfiguration, passwords: RoutePasswords, resolver: any MailResolver) {
+        self.init(
+            configuration: configuration,
+            passwords: passwords,
+            resolver: resolver,
+            interfaces: OwnAddresses.ofInterfaces
+        )
+    }
+
+    init(
+        configuration: NodeConfiguration,
+        passwords: RoutePasswords,
+        resolver: any MailResolver,
+        interfaces: @escaping @Sendable () -> Set<IPAddress>
+    ) {
         self.configuration = configuration
         self.passwords = passwords
         self.resolver = resolver
+        self.ownAddresses = OwnAddresses(configuration, interfaces: interfaces)
     }
 
     public func route(_ domain: Domain) async -> (routing: Routing, validFor: Int64) {
@@ -123,27 +139,29 @@ public struct MailRouter: MailRouting {
         of domain: Domain,
         _ route: NodeConfiguration.Route
     ) async -> (routing: Routing, validFor: Int64) {
-        let set: MailExchangerSet
+        var set: MailExchangerSet
         switch await self.resolver.mailExchangers(for: domain) {
         case .success(let found): set = found
         case .failure(let failure): return (.failed(DeliveryFailure(routing: failure)), Self.failureValidity)
         }
-        let wanted = set.exchangers.prefix(Self.exchangerCountMax)
-        let resolver = self.resolver
-        let found = await withTaskGroup(of: (Int, Result<HostAddresses, RoutingFailure>).self) { group in
-            for (index, exchanger) in wanted.enumerated() {
-                group.addTask { (index, await resolver.addresses(of: exchanger, in: set)) }
+        let found = await self.addresses(of: set)
+        let known = zip(set.exchangers, found)
+            .compactMap { exchanger, result in
+                (try? result.get()).map { (preference: exchanger.preference, addresses: $0) }
             }
-            var results: [Int: Result<HostAddresses, RoutingFailure>] = [:]
-            for await (index, result) in group { results[index] = result }
-            return results
+        // We may be one of them under a name or an address that the rules do not know: only better ones are for us to try.
+        if let preference = self.ownAddresses.preference(in: known) {
+            switch set.removingOwnHost(preference: preference) {
+            case .success(let others): set = others
+            case .failure(let failure): return (.failed(DeliveryFailure(routing: failure)), Self.failureValidity)
+            }
         }
         var endpoints: [OutboundTarget.Endpoint] = []
         var failures: [RoutingFailure] = []
         var validity = set.timeToLive.milliseconds
-        for (index, exchanger) in wanted.enumerated() {
-            switch found[index] {
-            case .success(let addresses)?:
+        for (exchanger, result) in zip(set.exchangers, found) {
+            switch result {
+            case .success(let addresses):
                 validity = min(validity, addresses.timeToLive.milliseconds)
                 endpoints.append(
                     OutboundTarget.Endpoint(
@@ -151,10 +169,8 @@ public struct MailRouter: MailRouting {
                         addresses: Self.socketAddresses(addresses, port: 25)
                     )
                 )
-            case .failure(let failure)?:
+            case .failure(let failure):
                 failures.append(failure)
-            case nil:
-                break
             }
         }
         guard !endpoints.isEmpty else {
@@ -171,6 +187,20 @@ public struct MailRouter: MailRouting {
         )
         let name = Self.siteName(set)
         return (.site(self.plan(name, target, route)), max(validity, Self.failureValidity))
+    }
+
+    /// Of the first exchangers, in their order.
+    private func addresses(of set: MailExchangerSet) async -> [Result<HostAddresses, RoutingFailure>] {
+        let resolver = self.resolver
+        let wanted = set.exchangers.prefix(Self.exchangerCountMax)
+        return await withTaskGroup(of: (Int, Result<HostAddresses, RoutingFailure>).self) { group in
+            for (index, exchanger) in wanted.enumerated() {
+                group.addTask { (index, await resolver.addresses(of: exchanger, in: set)) }
+            }
+            var results: [(Int, Result<HostAddresses, RoutingFailure>)] = []
+            for await result in group { results.append(result) }
+            return results.sorted { $0.0 < $1.0 }.map(\.1)
+        }
     }
 
     /// Domains with the same mail exchangers are one site, in whatever order the DNS gave them.

@@ -1,5 +1,6 @@
 import Mail
 import NIOCore
+import NIOPosix
 import NIOSSL
 import NIOTLS
 import SMTP
@@ -172,6 +173,8 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         case .startTLS:
             self.isHandshaking = true
             self.addTLS()
+        case .deriveKey(let derivation):
+            self.derive(derivation)
         case .becameReady:
             self.owner?.sessionBecameReady(self)
         case .sendContent:
@@ -198,6 +201,18 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         self.commands.writeBytes(self.session.outbound)
         self.session.clearOutbound()
         self.context?.writeAndFlush(Self.wrapOutboundOut(self.commands), promise: nil)
+    }
+
+    /// On a thread, since it would hold up every other connection of the loop.
+    private func derive(_ derivation: KeyDerivation) {
+        guard let context = self.context else { return }
+        NIOThreadPool.singleton.runIfActive(eventLoop: context.eventLoop) { derivation.key() }
+            .assumeIsolated()
+            .whenSuccess { key in
+                guard !self.isOver else { return }
+                self.perform(self.session.derived(key))
+                self.arm(self.session.timeout)
+            }
     }
 
     private func addTLS() {

@@ -15,8 +15,6 @@ struct ContentIntake {
     let receivedAt: Int64
     /// Octets of the trace field.
     let traceSize: Int
-    /// When it must be complete, monotonic nanoseconds.
-    let deadline: Int64
     private(set) var buffer: ByteBuffer
     /// What it takes of the gate's budget.
     private(set) var chargedCount = 0
@@ -28,7 +26,6 @@ struct ContentIntake {
         messageID: MessageID,
         receivedAt: Int64,
         receiverName: String,
-        deadline: Int64,
         allocator: ByteBufferAllocator
     ) {
         let session = transaction.session
@@ -46,7 +43,6 @@ struct ContentIntake {
         self.messageID = messageID
         self.receivedAt = receivedAt
         self.traceSize = trace.count
-        self.deadline = deadline
         let declaredSize = min(transaction.declaredSize ?? 0, Self.reservationMax)
         self.buffer = allocator.buffer(capacity: trace.count + max(declaredSize, Self.reservationMin))
         self.buffer.writeBytes(trace)

@@ -19,7 +19,10 @@ struct IngressShared: Sendable {
     /// How often deadlines are looked at: each second, oftener when timeouts are short.
     var tickInterval: Duration {
         let timeouts = self.configuration.timeouts.server
-        let shortest = min(timeouts.command, timeouts.dataBlock, timeouts.dataTotal, timeouts.tlsHandshake)
+        let shortest = min(
+            min(timeouts.command, timeouts.dataBlock, timeouts.dataTotal),
+            min(timeouts.transaction, timeouts.tlsHandshake)
+        )
         return min(max(shortest / 4, .milliseconds(10)), .seconds(1))
     }
 }
@@ -114,7 +117,7 @@ final class IngressLoop {
 
     /// Appends; the session hears of it through ``SessionHandler/appended(_:)``.
     ///
-    /// Content that is too large to ride along goes first. What names it follows when it is durable, and only then is
+    /// Content that is too large to ride along, once or in each of several records, goes first. What names it follows when it is durable, and only then is
     /// the message accepted: content that nothing names is nobody's mail.
     func append(_ envelope: Envelope, content: ByteBuffer, session: SessionHandler, chargedCount: Int) {
         self.lastID += 1
@@ -123,7 +126,8 @@ final class IngressLoop {
         guard let mailbox = self.mailbox else { return }
         let log = self.shared.log
         let post: RecordLog.AppendCompletion = { mailbox.post(Completion(id: id, result: $0)) }
-        guard content.readableBytes > log.inlineSizeMax else {
+        let size = content.readableBytes
+        guard size > log.inlineSizeMax || MessageRecords.sharesContent(envelope, size: size) else {
             do throws(RecordLogError) {
                 log.append(try MessageRecords.make(envelope, content: content), completion: post)
             } catch {

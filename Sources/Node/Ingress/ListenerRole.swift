@@ -28,7 +28,7 @@ struct ListenerRole: Sendable {
         self.receiverName = hostname.text
         self.rules = RelayRules(
             hostname: hostname,
-            relay: configuration.relay,
+            configuration: configuration,
             gate: gate,
             requiresAuthentication: listener.requiresAuthentication,
             demandInClear: certificate != nil && !allowsClear ? .tlsRequired : .authenticationRequired

@@ -7,6 +7,8 @@ import Records
 enum MessageRecords {
     /// Octets of envelope a record is filled to; below ``QueueEntry/sizeMax`` so that the estimate may err.
     static let envelopeSizeMax = 60 * 1024
+    /// Octets that copies of the content in all of a message's records come to at most (ADR 0003).
+    static let copySizeMax = 1 << 20
     /// Octets that one recipient takes besides its texts.
     private static let recipientOverhead = 24
 
@@ -19,6 +21,13 @@ enum MessageRecords {
     /// The records of a message whose content is in `content` already.
     static func make(_ envelope: Envelope, reference: Reference) throws(RecordLogError) -> [Record] {
         try Self.make(envelope, content: ByteBuffer(), reference: reference)
+    }
+
+    /// Whether the content is better appended once and named: with many recipients there are many records, and a copy in
+    /// each could be more than the log takes at a time.
+    static func sharesContent(_ envelope: Envelope, size: Int) -> Bool {
+        let count = Self.groups(envelope).count
+        return count > 1 && size > Self.copySizeMax / count
     }
 
     /// The record that holds the content of a message too large to ride along.

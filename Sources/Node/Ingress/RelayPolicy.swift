@@ -7,6 +7,9 @@ final class RelayRules: Sendable {
     let hostname: Domain
     let networks: [Network]
     let domains: [DomainPattern]
+    /// Who gets mail for our postmaster.
+    let postmaster: Mailbox?
+    let hasPostmaster: Bool
     let gate: IntakeGate
     let requiresAuthentication: Bool
     /// The reply to MAIL from whom must authenticate and has not, without and with TLS.
@@ -14,14 +17,16 @@ final class RelayRules: Sendable {
 
     init(
         hostname: Domain,
-        relay: NodeConfiguration.Relay,
+        configuration: NodeConfiguration,
         gate: IntakeGate,
         requiresAuthentication: Bool,
         demandInClear: Reply
     ) {
         self.hostname = hostname
-        self.networks = relay.networks
-        self.domains = relay.domains
+        self.networks = configuration.relay.networks
+        self.domains = configuration.relay.domains
+        self.postmaster = configuration.postmaster.flatMap { Mailbox(parsing: $0) }
+        self.hasPostmaster = configuration.hasPostmaster
         self.gate = gate
         self.requiresAuthentication = requiresAuthentication
         self.demandInClear = demandInClear
@@ -30,6 +35,14 @@ final class RelayRules: Sendable {
     func isTrusted(_ address: IPAddress?) -> Bool {
         guard let address else { return false }
         return self.networks.contains { $0.contains(address) }
+    }
+
+    func isPostmaster(_ mailbox: Mailbox) -> Bool {
+        mailbox.domain == self.hostname && mailbox.localPart.lowercased() == "postmaster"
+    }
+
+    func isOurs(_ domain: Domain) -> Bool {
+        self.domains.contains { $0.matches(domain.text) }
     }
 }
 
@@ -51,12 +64,26 @@ struct RelayPolicy: SessionPolicy {
     }
 
     func evaluateRecipient(_ recipient: Recipient, _ transaction: AcceptedTransaction) -> PolicyVerdict {
-        if self.isTrustedClient || Self.isIdentified(transaction.session) { return .accept }
-        let mailbox = recipient.mailbox
-        if self.rules.domains.contains(where: { $0.matches(mailbox.domain.text) }) { return .accept }
-        // Whoever has trouble with the relay must reach those who run it (RFC 5321 §4.5.1).
-        if mailbox.domain == self.rules.hostname, mailbox.localPart.lowercased() == "postmaster" { return .accept }
+        if self.isTrusted(transaction) || self.rules.isOurs(recipient.mailbox.domain) { return .accept }
+        // Whoever has trouble with the relay must reach those who run it (RFC 5321 §4.5.1). Where nobody said who that is,
+        // to accept would be to lose the message, or to return it to a sender who may be forged.
+        if self.rules.isPostmaster(recipient.mailbox) {
+            return self.rules.hasPostmaster ? .accept : .reject(.noPostmaster)
+        }
         return .reject(.relayDenied)
+    }
+
+    func resolve(_ recipient: Recipient, _ transaction: AcceptedTransaction) -> Recipient {
+        guard self.rules.isPostmaster(recipient.mailbox) else { return recipient }
+        var recipient = recipient
+        // Strangers may write to the postmaster, and not have us write to whom they name.
+        if !self.isTrusted(transaction), !self.rules.isOurs(recipient.mailbox.domain) { recipient.notify = .never }
+        if let postmaster = self.rules.postmaster { recipient.mailbox = postmaster }
+        return recipient
+    }
+
+    private func isTrusted(_ transaction: AcceptedTransaction) -> Bool {
+        self.isTrustedClient || Self.isIdentified(transaction.session)
     }
 
     func evaluateContent(_ transaction: AcceptedTransaction) -> PolicyVerdict {

@@ -16,13 +16,12 @@ extension SessionHandler {
     func beginContent(_ transaction: AcceptedTransaction) {
         self.dropIntake()
         let milliseconds = self.shared.clock.milliseconds
-        let timeouts = self.shared.configuration.timeouts.server
+        self.beginContentTime()
         self.intake = ContentIntake(
             transaction,
             messageID: self.loop.makeMessageID(milliseconds: milliseconds),
             receivedAt: milliseconds,
             receiverName: self.role.receiverName,
-            deadline: self.loop.now &+ timeouts.dataTotal.nanoseconds,
             allocator: self.context?.channel.allocator ?? ByteBufferAllocator()
         )
     }
@@ -77,6 +76,7 @@ extension SessionHandler {
             self.noteAccepted(message, duration: duration)
             // The client has gone; the message is ours.
             if case .closed = self.phase { return }
+            self.beginTransactionTime()
             self.proceed(self.session.published(as: message.messageID.description))
         case .failure(let error):
             self.shared.logger.warning(

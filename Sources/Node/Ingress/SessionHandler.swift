@@ -45,6 +45,10 @@ final class SessionHandler: ChannelDuplexHandler {
     private(set) var context: ChannelHandlerContext?
     /// When the client's time is up, monotonic nanoseconds.
     private(set) var deadline: Int64 = .max
+    /// When the content that is being received, or thrown away, must have come to its end.
+    private var contentDeadline: Int64?
+    /// When the next message must have been accepted.
+    private var transactionDeadline: Int64 = .max
     var intake: ContentIntake?
     var published: PublishedMessage?
     /// Received and not yet taken by the session.
@@ -128,6 +132,7 @@ final class SessionHandler: ChannelDuplexHandler {
             return self.refuse(.tooManySessions)
         }
         self.isAdmitted = true
+        self.beginTransactionTime()
         if self.role.isTLSImplicit {
             self.beginHandshake()
         } else {
@@ -322,7 +327,16 @@ final class SessionHandler: ChannelDuplexHandler {
     // MARK: Deadlines
 
     private func setDeadline(after duration: Duration) {
-        self.deadline = self.loop.now &+ duration.nanoseconds
+        self.deadline = min(self.loop.now &+ duration.nanoseconds, self.transactionDeadline)
+    }
+
+    /// The client has got somewhere: it has as long again for its next message. What it says without one buys nothing.
+    func beginTransactionTime() {
+        self.transactionDeadline = self.loop.now &+ self.shared.configuration.timeouts.server.transaction.nanoseconds
+    }
+
+    func beginContentTime() {
+        self.contentDeadline = self.loop.now &+ self.shared.configuration.timeouts.server.dataTotal.nanoseconds
     }
 
     /// A command buys time for the next one, content for more content until its own deadline; single octets of a
@@ -330,14 +344,15 @@ final class SessionHandler: ChannelDuplexHandler {
     private func moveDeadline(hasAnswered: Bool, hasRead: Bool) {
         guard case .session = self.phase else { return }
         let timeouts = self.shared.configuration.timeouts.server
+        if !self.session.isReceivingContent { self.contentDeadline = nil }
         if self.session.isWaiting {
             self.deadline = .max
         } else if self.session.isReceivingContent {
             guard hasAnswered || hasRead else { return }
-            self.deadline = min(
-                self.loop.now &+ timeouts.dataBlock.nanoseconds,
-                self.intake?.deadline ?? .max
-            )
+            // A chunk that nobody wants has the time of one that is wanted.
+            if self.contentDeadline == nil { self.beginContentTime() }
+            self.setDeadline(after: timeouts.dataBlock)
+            self.deadline = min(self.deadline, self.contentDeadline ?? .max)
         } else if hasAnswered || self.deadline == .max {
             self.isPauseExcused = false
             self.setDeadline(after: timeouts.command)

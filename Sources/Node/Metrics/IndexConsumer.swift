@@ -61,7 +61,8 @@ final class IndexConsumer: Sendable {
                 try await self.consume()
                 return
             } catch let error as RecordLogError {
-                guard error.isRetriable else { throw error }
+                // Who is no member any more joins again.
+                guard error.isRetriable || error.code == .fenced else { throw error }
                 self.logger.warning(
                     "The index is built again",
                     metadata: [LogKeys.error: "\(error)", LogKeys.group: "\(MetricsService.group)"]

@@ -46,6 +46,10 @@ struct ConfigurationSummary {
             let domains = configuration.relay.domains.map(ConfigurationChecks.describe).joined(separator: ", ")
             lines.append("             for anybody to \(domains)")
         }
+        let postmaster =
+            configuration.postmaster
+            ?? (configuration.hasPostmaster ? "as the routes say" : "refused for strangers: set postmaster")
+        lines.append("  postmaster \(postmaster)")
         for route in configuration.routes {
             lines.append("  routes     \(ConfigurationChecks.describe(route.match)) → \(Self.describe(route.via))")
         }

@@ -62,9 +62,10 @@ struct Node {
                 on: deliveryLoop.next(),
                 clock: clock,
                 metrics: metrics,
+                readiness: readiness,
                 logger: logger
             ) : nil
-        let token = try self.configuration.admin.tokenFile.map { try firstLine(ofFile: $0) }
+        let token = self.configuration.admin.address == nil ? nil : try AdminToken.prepare(self.configuration)
         // On one machine the delivery role answers for the queue, from the log itself.
         let index =
             roles.contains(.metrics) && log.isShared
@@ -82,6 +83,7 @@ struct Node {
                 AdminServer(
                     address: address,
                     token: token,
+                    ownNames: [self.configuration.hostname, ProcessInfo.processInfo.hostName],
                     metrics: metrics,
                     readiness: readiness,
                     queue: index.map { ClusterAdministration(views: $0, commands: delivery) } ?? delivery,
@@ -147,6 +149,12 @@ struct Node {
                 LogKeys.path: "\(self.configuration.dataDirectory)",
             ]
         )
+        if ingress != nil, !self.configuration.hasPostmaster {
+            logger.notice(
+                "Strangers cannot reach the postmaster: set postmaster in the configuration, or route the host name",
+                metadata: [LogKeys.host: "\(self.configuration.hostname)"]
+            )
+        }
         let result: Result<Void, any Error>
         do {
             try await group.run()

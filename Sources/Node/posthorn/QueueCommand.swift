@@ -29,7 +29,7 @@ struct QueueCommand: ParsableCommand {
         @Option(
             help: ArgumentHelp(
                 "The file with the token.",
-                discussion: "Default: admin.token-file.",
+                discussion: "Default: admin.token-file, or what the node keeps in its data directory.",
                 valueName: "file"
             ),
             completion: .file()
@@ -41,21 +41,32 @@ struct QueueCommand: ParsableCommand {
 
         func client() throws -> AdminClient {
             // A node elsewhere needs no configuration here.
-            let settings = self.admin == nil ? try self.configuration.load().admin : NodeConfiguration.AdminSettings()
-            var endpoint = settings.address
+            let isHere = self.admin == nil || self.configuration.config != nil
+            let settings = isHere ? try self.configuration.load() : nil
+            var endpoint = settings?.admin.address
             if let admin {
                 endpoint = Endpoint(admin, defaultPort: 9925)
                 if endpoint == nil { throw ValidationError("“\(admin)” is not a host and port.") }
             }
             guard let endpoint else { throw ValidationError("The node has no admin listener (admin.address: none).") }
-            var token: String?
-            if let file = self.tokenFile ?? settings.tokenFile {
-                guard let text = try? String(contentsOfFile: file, encoding: .utf8),
-                    let line = text.split(whereSeparator: \.isNewline).first
-                else { throw ValidationError("\(file) cannot be read, or is empty.") }
-                token = String(line.trimmingSpaces())
+            return AdminClient(endpoint: endpoint, token: try self.token(settings))
+        }
+
+        private func token(_ settings: NodeConfiguration?) throws -> String? {
+            guard let file = self.tokenFile ?? settings?.adminTokenFile else { return nil }
+            do {
+                let line = try firstLine(ofFile: file).trimmingSpaces()
+                if line.isEmpty { throw ValidationError("\(file) is empty: the node's token should be in it.") }
+                return String(line)
+            } catch let error as CocoaError where error.code == .fileReadNoSuchFile && self.tokenFile == nil {
+                // The node has not run yet; that it does not answer says so.
+                return nil
+            } catch let error as CocoaError {
+                throw ValidationError(
+                    "\(file) cannot be read (\(error.localizedDescription)): be the user that runs the node, or give "
+                        + "--token-file."
+                )
             }
-            return AdminClient(endpoint: endpoint, token: token)
         }
 
         /// Asks, and prints the answer as JSON or as the text that `format` makes of it.

@@ -45,7 +45,8 @@ public struct MailExchangerSet: Hashable, Sendable {
 
     /// Without a host found to be this relay, and without every host that is not better (RFC 5321 §5.1).
     ///
-    /// For relays that recognise themselves by address: ``MailExchangerRules`` has already done it by name.
+    /// For whoever recognises the relay by address: ``MailExchangerRules`` has already done it by name. Since exchangers are in
+    /// the order of their preference, those that stay are the first.
     public func removingOwnHost(preference: UInt16) -> Result<MailExchangerSet, RoutingFailure> {
         var remaining = self
         remaining.exchangers.removeAll { $0.preference >= preference }

@@ -2,7 +2,7 @@ import Mail
 
 /// What TLS gave a session.
 public struct TLSFacts: Hashable, Sendable {
-    /// `TLSv1.3`.
+    /// `TLSv1.3`. The cipher is not known: swift-nio-ssl has no public way to ask for it.
     public var version: String
     /// The name in a client certificate that was verified.
     public var verifiedClientName: String?

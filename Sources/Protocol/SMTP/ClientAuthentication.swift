@@ -11,8 +11,19 @@ struct ClientAuthentication: Sendable {
         case loginUser
         case loginPassword
         case scramFirst(clientFirstBare: String)
+        /// The driver derives the key.
+        case scramDeriving(authMessage: [UInt8], withoutProof: [UInt8])
         case scramFinal(serverSignature: [UInt8])
         case done
+    }
+
+    /// What follows a challenge.
+    enum Response: Sendable {
+        case line(String)
+        /// First ``derived(_:)``.
+        case derive(KeyDerivation)
+        /// The server broke the exchange.
+        case broken
     }
 
     private let credentials: ClientConfiguration.Credentials
@@ -54,33 +65,35 @@ struct ClientAuthentication: Sendable {
         return nil
     }
 
-    /// The answer to a 334; `nil` when the server broke the exchange.
-    mutating func respond(to challenge: [UInt8]) -> String? {
+    /// The answer to a 334.
+    mutating func respond(to challenge: [UInt8]) -> Response {
         switch self.step {
-        case .initial, .plain, .done:
-            return nil
+        case .initial, .plain, .scramDeriving, .done:
+            return .broken
         case .loginUser:
             self.step = .loginPassword
-            return Base64.encode(self.credentials.user.utf8)
+            return .line(Base64.encode(self.credentials.user.utf8))
         case .loginPassword:
             self.step = .done
-            return Base64.encode(self.credentials.password.utf8)
+            return .line(Base64.encode(self.credentials.password.utf8))
         case .scramFirst(let clientFirstBare):
-            guard let message = Base64.decode(challenge) else { return nil }
-            return self.scramFinal(clientFirstBare, serverFirst: message)
+            guard let message = Base64.decode(challenge),
+                let derivation = self.beginDerivation(clientFirstBare, serverFirst: message)
+            else { return .broken }
+            return .derive(derivation)
         case .scramFinal(let serverSignature):
             guard let message = Base64.decode(challenge), message.starts(with: "v=".utf8),
                 let signature = Base64.decode(message.dropFirst(2)),
                 Digest.constantTimeEquals(signature, serverSignature)
-            else { return nil }
+            else { return .broken }
             self.step = .done
             self.isServerProven = true
-            return ""
+            return .line("")
         }
     }
 
     /// `server-first-message = nonce "," salt "," iteration-count` (RFC 5802 §7)
-    private mutating func scramFinal(_ clientFirstBare: String, serverFirst: [UInt8]) -> String? {
+    private mutating func beginDerivation(_ clientFirstBare: String, serverFirst: [UInt8]) -> KeyDerivation? {
         let fields = serverFirst.split(separator: UInt8(ascii: ","), omittingEmptySubsequences: false)
         guard fields.count >= 3, fields[0].starts(with: "r=".utf8), fields[1].starts(with: "s=".utf8),
             fields[2].starts(with: "i=".utf8),
@@ -90,14 +103,15 @@ struct ClientAuthentication: Sendable {
         else { return nil }
         let nonce = fields[0].dropFirst(2)
         guard nonce.starts(with: self.nonce.utf8), nonce.count > self.nonce.utf8.count else { return nil }
-
         let withoutProof = Array("c=biws,r=".utf8) + nonce
         let authMessage = Array("\(clientFirstBare),".utf8) + serverFirst + Array(",".utf8) + withoutProof
-        let salted = Digest.pbkdf2SHA256(
-            password: Array(self.credentials.password.utf8),
-            salt: salt,
-            iterations: iterations
-        )
+        self.step = .scramDeriving(authMessage: authMessage, withoutProof: withoutProof)
+        return KeyDerivation(password: self.credentials.password, salt: salt, iterations: iterations)
+    }
+
+    /// The proof, once the key is there; `nil` when nobody waits for it.
+    mutating func derived(_ salted: [UInt8]) -> String? {
+        guard case .scramDeriving(let authMessage, let withoutProof) = self.step else { return nil }
         let clientKey = Digest.hmacSHA256(key: salted, message: Array("Client Key".utf8))
         let storedKey = Digest.sha256(clientKey)
         let clientSignature = Digest.hmacSHA256(key: storedKey, message: authMessage)

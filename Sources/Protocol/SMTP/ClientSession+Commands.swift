@@ -42,9 +42,12 @@ extension ClientSession {
                 self.outbound.append(literal: " NOTIFY=")
                 self.append(notify)
             }
-            if let originalRecipient = recipient.originalRecipient {
+            // One that has grown too long to be taken is better not given than the recipient refused.
+            if let original = recipient.originalRecipient.map(InternationalizedAddress.sevenBit),
+                original.utf8.count <= InternationalizedAddress.octetCountMax
+            {
                 self.outbound.append(literal: " ORCPT=")
-                self.outbound.append(text: originalRecipient)
+                self.outbound.append(text: original)
             }
         }
         return self.endCommand(from: start)

@@ -99,13 +99,18 @@ extension ClientSession {
         case 334:
             var challenge: [UInt8] = []
             self.parser.forEachLine { challenge = Array($0) }
-            guard let response = authentication.respond(to: challenge) else {
+            let response = authentication.respond(to: challenge)
+            self.state = .authentication(authentication)
+            switch response {
+            case .line(let line):
+                self.outbound.append(text: line)
+                self.outbound.appendLineEnding()
+                return .wait
+            case .derive(let derivation):
+                return .deriveKey(derivation)
+            case .broken:
                 return self.fail(.authenticationBroken)
             }
-            self.outbound.append(text: response)
-            self.outbound.appendLineEnding()
-            self.state = .authentication(authentication)
-            return .wait
         case 235:
             guard authentication.isServerProven else { return self.fail(.authenticationBroken) }
             return self.becomeReady()

@@ -14,6 +14,8 @@ public struct ClientSession: Sendable {
         case wait
         /// Make the connection a TLS one, then call ``tlsEstablished()`` or ``ended(_:)``.
         case startTLS
+        /// Derive the key away from the event loop, then call ``derived(_:)``.
+        case deriveKey(KeyDerivation)
         /// ``begin(_:)`` may be called.
         case becameReady
         /// Write the content, dot-stuffed, and the final dot, then call ``contentWritten()``.
@@ -155,6 +157,17 @@ public struct ClientSession: Sendable {
         // What was learnt in the clear counts no more (RFC 3207 §4.2).
         self.capabilities = ClientCapabilities()
         return self.sendHello()
+    }
+
+    /// The key of an ``Action/deriveKey(_:)`` is there. The session may have ended meanwhile.
+    public mutating func derived(_ key: [UInt8]) -> Action {
+        guard case .authentication(var authentication) = self.state, let response = authentication.derived(key) else {
+            return .wait
+        }
+        self.outbound.append(text: response)
+        self.outbound.appendLineEnding()
+        self.state = .authentication(authentication)
+        return .wait
     }
 
     /// The final dot has left: from now on the message may be delivered.

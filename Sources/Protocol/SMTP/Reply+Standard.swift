@@ -117,6 +117,8 @@ extension Reply {
         EnhancedStatusCode(5, 6, 7),
         "Address is not ASCII and SMTPUTF8 was not asked for"
     )
+    /// 550 to RCPT for the node's own postmaster, who has no mailbox.
+    public static let noPostmaster = Reply(550, EnhancedStatusCode(5, 1, 1), "This relay has no postmaster mailbox")
     public static let relayDenied = Reply(550, EnhancedStatusCode(5, 7, 1), "Relaying denied")
     public static let noService = Reply(554, EnhancedStatusCode(5, 7, 1), "No SMTP service here")
     public static let tlsRequired = Reply(530, EnhancedStatusCode(5, 7, 0), "Must issue a STARTTLS command first")

@@ -20,7 +20,8 @@ public struct ServerConfiguration: Sendable {
         public var messageCountMax: Int
         /// Replies with 5yz before the session is closed.
         public var errorCountMax: Int
-        /// Commands that lead nowhere (NOOP, RSET, VRFY, HELP, repeated EHLO, ...) between two messages.
+        /// Commands that lead nowhere (NOOP, RSET, VRFY, HELP, repeated EHLO, what is answered with 4yz, ...) between two
+        /// messages.
         public var junkCommandCountMax: Int
         /// Failed AUTH exchanges before the session is closed.
         public var authenticationFailureCountMax: Int

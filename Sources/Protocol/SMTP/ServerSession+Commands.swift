@@ -196,6 +196,7 @@ extension ServerSession {
             self.state = .envelope(transaction)
             switch verdict {
             case .accept: return .reply(.recipientOk)
+            case .reject(.tooManyRecipients): return self.answerOvershoot()
             case .reject(let reply): return self.answer(reply)
             case .close(let reply): return self.close(reply)
             }
@@ -214,6 +215,14 @@ extension ServerSession {
         }
     }
 
+    /// A client that does not know of LIMITS may name many more than fit, and sends to those that did (RFC 5321
+    /// §4.5.3.1.10): as many again are no junk.
+    private mutating func answerOvershoot() -> Action {
+        self.overshootCount += 1
+        let isFree = self.overshootCount <= self.configuration.limits.recipientCountMax
+        return isFree ? .reply(.tooManyRecipients) : self.answer(.tooManyRecipients)
+    }
+
     /// Adds the recipient to the transaction if it is accepted.
     private func evaluate(
         _ arguments: RecipientArguments,
@@ -221,6 +230,10 @@ extension ServerSession {
     ) -> PolicyVerdict {
         if arguments.hasParameters && !self.facts.isExtended { return .reject(.unknownParameter) }
         if !arguments.isPathASCII && !transaction.isInternationalized { return .reject(.smtputf8Needed) }
+        // Without SMTPUTF8 an address in ORCPT is written in ASCII (RFC 6533 §3).
+        if !transaction.isInternationalized, arguments.originalRecipient?.utf8.contains(where: { $0 >= 0x80 }) == true {
+            return .reject(.badParameter)
+        }
         let count = transaction.recipients.count
         guard count < self.configuration.limits.recipientCountMax else { return .reject(.tooManyRecipients) }
         let mailbox =
@@ -235,7 +248,7 @@ extension ServerSession {
             originalRecipient: arguments.originalRecipient
         )
         let verdict = self.policy.evaluateRecipient(recipient, transaction)
-        if verdict == .accept { transaction.recipients.append(recipient) }
+        if verdict == .accept { transaction.recipients.append(self.policy.resolve(recipient, transaction)) }
         return verdict
     }
 

@@ -84,6 +84,8 @@ public struct ServerSession: Sendable {
     private var interruption: Reply?
     var errorCount = 0
     var junkCommandCount = 0
+    /// Recipients beyond the bound since the last message.
+    var overshootCount = 0
     var messageCount = 0
     var authenticationFailureCount = 0
 
@@ -169,6 +171,7 @@ public struct ServerSession: Sendable {
         self.takePublishing()
         self.messageCount += 1
         self.junkCommandCount = 0
+        self.overshootCount = 0
         return .reply(.queued(as: id))
     }
 
@@ -328,6 +331,12 @@ public struct ServerSession: Sendable {
         if reply.isPermanentNegative {
             self.errorCount += 1
             if self.errorCount >= self.configuration.limits.errorCountMax { return self.close(.tooManyErrors) }
+        } else if reply.isNegative {
+            // Not the peer's fault, and no progress either.
+            self.junkCommandCount += 1
+            guard self.junkCommandCount <= self.configuration.limits.junkCommandCountMax else {
+                return self.close(.tooManyJunkCommands)
+            }
         }
         return discardsContent ? .discardContent(reply) : .reply(reply)
     }

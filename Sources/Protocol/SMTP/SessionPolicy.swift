@@ -22,6 +22,8 @@ public protocol SessionPolicy: Sendable {
     func evaluateMail(_ arguments: MailArguments, _ session: SessionFacts) -> PolicyVerdict
     /// RCPT: whether to relay there, for this session and sender.
     func evaluateRecipient(_ recipient: Recipient, _ transaction: AcceptedTransaction) -> PolicyVerdict
+    /// Who a recipient that was accepted is from here on: itself, as a rule.
+    func resolve(_ recipient: Recipient, _ transaction: AcceptedTransaction) -> Recipient
     /// DATA or the first BDAT: the last moment before content is read, for back-pressure.
     func evaluateContent(_ transaction: AcceptedTransaction) -> PolicyVerdict
 }
@@ -30,5 +32,6 @@ extension SessionPolicy {
     public func evaluateConnection(_ session: SessionFacts) -> PolicyVerdict { .accept }
     public func evaluateHello(_ session: SessionFacts) -> PolicyVerdict { .accept }
     public func evaluateMail(_ arguments: MailArguments, _ session: SessionFacts) -> PolicyVerdict { .accept }
+    public func resolve(_ recipient: Recipient, _ transaction: AcceptedTransaction) -> Recipient { recipient }
     public func evaluateContent(_ transaction: AcceptedTransaction) -> PolicyVerdict { .accept }
 }

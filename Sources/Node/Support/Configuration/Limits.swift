@@ -13,7 +13,7 @@ extension NodeConfiguration {
         public var messagesPerSessionMax = 0
         /// Wrong commands and refused recipients in one session before it is closed with 421.
         public var errorCountMax = 20
-        /// Commands without progress (NOOP, RSET, EHLO, VRFY) in one session before it is closed.
+        /// Commands without progress (NOOP, RSET, EHLO, VRFY, what is answered with 4yz) in one session before it is closed.
         public var junkCommandCountMax = 100
         /// Octets of content received and not yet durable, all sessions together.
         public var octetsInFlightMax = 256 << 20
@@ -40,6 +40,8 @@ extension NodeConfiguration {
             public var dataBlock: Duration = .seconds(180)
             /// For the whole of the content.
             public var dataTotal: Duration = .seconds(600)
+            /// From the session's start or its last message to the next message, whatever is said meanwhile.
+            public var transaction: Duration = .seconds(3600)
             public var tlsHandshake: Duration = .seconds(30)
             /// For sessions to end when the node stops.
             public var drain: Duration = .seconds(10)

@@ -46,7 +46,8 @@ extension NodeConfiguration {
         /// In logs, metrics and Received's place; unique.
         public var name: String
         public var kind: Kind
-        /// `::` takes IPv4 as well.
+        /// Loopback unless told otherwise: nobody is reachable from elsewhere without having said so. `::` is every address
+        /// of both families.
         public var address: String
         /// 0 lets the system choose, for tests.
         public var port: Int
@@ -59,11 +60,13 @@ extension NodeConfiguration {
         public var proxyProtocolNetworks: [Network]
         public var clientCertificates: ClientCertificates?
 
+        public static let defaultAddress = "127.0.0.1"
+
         /// Submission requires authentication, and TLS where there is a certificate, unless told otherwise.
         public init(
             name: String,
             kind: Kind,
-            address: String = "::",
+            address: String = Self.defaultAddress,
             port: Int? = nil,
             tls: TLSFiles? = nil,
             requiresTLS: Bool? = nil,

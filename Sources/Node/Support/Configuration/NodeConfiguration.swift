@@ -15,6 +15,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var smtp = SMTPPolicy()
     /// SCRAM verifiers, one identity a line; see `posthorn credentials`.
     public var credentialsFile: String?
+    /// Where mail for the postmaster of `hostname` goes (RFC 5321 §4.5.1); `nil`: where the routes say.
+    public var postmaster: String?
     /// First match wins; after the last one everything goes to its mail exchangers.
     public var routes: [Route] = []
     public var retry = Retry()
@@ -34,6 +36,22 @@ public struct NodeConfiguration: Hashable, Sendable {
     /// - Parameter domain: lower case, in A-label form.
     public func route(for domain: String) -> Route {
         self.routes.first { $0.match.matches(domain) } ?? Route(match: .any, via: .mailExchangers)
+    }
+
+    /// Whether anybody has said where mail for the postmaster of `hostname` goes: its own mail exchangers are this node
+    /// again, or a guess.
+    public var hasPostmaster: Bool {
+        self.postmaster != nil || self.routes.contains { $0.match.matches(self.hostname) }
+            || self.relay.domains.contains { $0.matches(self.hostname) }
+    }
+
+    /// Where the admin listener's token is; `nil` when none is asked for.
+    public var adminTokenFile: String? {
+        switch self.admin.token {
+        case .made: self.dataDirectory + "/admin-token"
+        case .file(let path): path
+        case .notAsked: nil
+        }
     }
 }
 
@@ -146,10 +164,19 @@ extension NodeConfiguration {
     }
 
     public struct AdminSettings: Hashable, Sendable {
+        /// What callers of the queue's paths must present as a bearer token.
+        public enum Token: Hashable, Sendable {
+            /// What the node puts into a file of its own in the data directory, for its user alone.
+            case made
+            /// A file's first line.
+            case file(String)
+            /// Nothing; allowed on loopback only.
+            case notAsked
+        }
+
         /// `nil` serves no administration at all.
         public var address: Endpoint? = Endpoint(host: "127.0.0.1", port: 9925)
-        /// A file whose first line callers must present as a bearer token; `nil` is allowed on loopback only.
-        public var tokenFile: String?
+        public var token = Token.made
 
         public init() {}
     }

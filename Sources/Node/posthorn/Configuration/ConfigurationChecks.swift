@@ -316,7 +316,7 @@ struct ConfigurationChecks {
         self.check(self.configuration.credentialsFile, "credentials-file")
         self.check(self.configuration.delivery.trustedCertificatesFile, "delivery.trusted-certificates")
         self.check(self.configuration.dns.trustAnchorFile, "dns.trust-anchor")
-        self.check(self.configuration.admin.tokenFile, "admin.token-file")
+        if case .file(let token) = self.configuration.admin.token { self.check(token, "admin.token-file") }
         self.check(self.configuration.kafka.passwordFile, "kafka.password-file")
         self.check(self.configuration.kafka.authoritiesFile, "kafka.authorities")
         self.check(self.configuration.kafka.certificateFile, "kafka.certificate")
@@ -336,9 +336,9 @@ struct ConfigurationChecks {
     }
 
     private func checkAdmin() {
-        guard case .host(let host, _)? = self.configuration.admin.address,
-            self.configuration.admin.tokenFile == nil
-        else { return }
+        guard case .host(let host, _)? = self.configuration.admin.address else { return }
+        // The one that a node makes is nowhere else: who asks from elsewhere, and the nodes of a cluster, share one.
+        if case .file = self.configuration.admin.token { return }
         let isLoopback =
             IPAddress(host).map { address in Network.loopback.contains { $0.contains(address) } }
             ?? (host == "localhost")

@@ -20,6 +20,7 @@ struct ConfigurationDecoder {
         section.section("timeouts") { self.decode($0, into: &result.timeouts) }
         section.section("smtp") { self.decode($0, into: &result.smtp) }
         section.read("credentials-file", as: self.path, into: &result.credentialsFile)
+        section.read("postmaster", as: .mailbox, into: &result.postmaster)
         self.decodeRoutes(section, into: &result.routes)
         section.section("retry") { self.decode($0, into: &result.retry) }
         section.section("delivery") { self.decode($0, into: &result.delivery) }
@@ -54,7 +55,7 @@ struct ConfigurationDecoder {
         let isKindKnown = self.reading.problems.count == problemCount
         var name = kind.rawValue
         section.read("name", as: .listenerName, into: &name)
-        var address = "::"
+        var address = NodeConfiguration.Listener.defaultAddress
         section.read("address", as: .address, into: &address)
         var port = kind.defaultPort
         section.read("port", as: .count(0...65535), into: &port)
@@ -118,6 +119,7 @@ struct ConfigurationDecoder {
             section.read("command", as: .duration(), into: &timeouts.server.command)
             section.read("data-block", as: .duration(), into: &timeouts.server.dataBlock)
             section.read("data-total", as: .duration(), into: &timeouts.server.dataTotal)
+            section.read("transaction", as: .duration(), into: &timeouts.server.transaction)
             section.read("tls-handshake", as: .duration(), into: &timeouts.server.tlsHandshake)
             section.read("drain", as: .duration(), into: &timeouts.server.drain)
         }
@@ -252,7 +254,10 @@ struct ConfigurationDecoder {
 
     private func decode(_ section: ConfigurationSection, into admin: inout NodeConfiguration.AdminSettings) {
         section.read("address", as: .endpoint(defaultPort: 9925, allowsSocket: false), into: &admin.address)
-        section.read("token-file", as: self.path, into: &admin.tokenFile)
+        var file: String?
+        section.read("token-file", as: self.path, into: &file)
+        guard self.reading.isGiven("admin.token-file") else { return }
+        admin.token = file.map { .file($0) } ?? .notAsked
     }
 
     private func decode(_ section: ConfigurationSection, into logging: inout NodeConfiguration.LoggingSettings) {

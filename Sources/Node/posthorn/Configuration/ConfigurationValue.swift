@@ -1,3 +1,4 @@
+import Mail
 import NodeSupport
 
 /// How one kind of value is read from text, and what to say when it cannot be.
@@ -30,6 +31,12 @@ extension ConfigurationValue where Value == String {
     static var address: Self {
         Self(noun: "an address", hint: "Write one like 192.0.2.1, ::1, or :: for every address.") { text in
             IPAddress(text) == nil ? nil : text
+        }
+    }
+
+    static var mailbox: Self {
+        Self(noun: "a mail address", hint: "Write one like admin@example.com.") { text in
+            Mailbox(parsing: text).flatMap { $0.isASCII ? $0.description : nil }
         }
     }
 

@@ -1,0 +1,70 @@
+import ClusterLog
+import Logging
+import Mail
+import NIOCore
+import NIOPosix
+import NodeSupport
+import Testing
+
+@testable import Delivery
+
+/// What the engine does beside its core, which has its own suites.
+@Suite("DeliveryEngine", .timeLimit(.minutes(1)))
+struct DeliveryEngineTests {
+    /// For mail that is never routed.
+    private struct NoRouting: MailRouting {
+        func route(_ domain: Domain) async -> (routing: Routing, validFor: Int64) { (.failed(.notResolved), 0) }
+    }
+
+    private let log = InMemoryLog(partitionCount: 4)
+    private let clock = ManualClock()
+    private let readiness = Readiness()
+
+    private func makeEngine() throws -> DeliveryEngine {
+        DeliveryEngine(
+            configuration: NodeConfiguration(),
+            log: self.log,
+            routing: NoRouting(),
+            outbound: try .test(),
+            on: MultiThreadedEventLoopGroup.singleton.next(),
+            clock: self.clock,
+            metrics: MetricsRegistry(),
+            readiness: self.readiness,
+            logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+            pauses: .milliseconds(1)...(.milliseconds(2))
+        )
+    }
+
+    /// Looks again until it holds; the suite's time limit bounds it.
+    private func eventually(_ condition: () -> Bool) async throws {
+        while !condition() { try await Task.sleep(for: .milliseconds(1)) }
+    }
+
+    @Test("A log that cannot be read for a while is read again; the node is not ready meanwhile, and does not end")
+    func readsAgain() async throws {
+        // A record that cannot be used: what comes of it shows that it was read.
+        _ = try await self.log.append([Record(topic: .accepted, key: "example.net", value: ByteBuffer(string: "x"))])
+        self.log.failReads(with: RecordLogError(.unavailable, isRetriable: true, reason: "the disk"))
+        let engine = try self.makeEngine()
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await engine.run() }
+            try await self.eventually { self.readiness.reasons["delivery"]?.contains("the disk") == true }
+            #expect(self.log.records(of: .dead).isEmpty)
+            self.log.failReads(with: nil)
+            try await self.eventually { self.log.records(of: .dead).count == 1 }
+            self.clock.advance(by: .seconds(1))
+            try await self.eventually { self.readiness.isReady }
+            group.cancelAll()
+            try await group.waitForAll()
+        }
+    }
+
+    @Test("A log that cannot be read for good ends the engine with its error")
+    func endsForGood() async throws {
+        _ = try await self.log.append([Record(topic: .accepted, key: "example.net", value: ByteBuffer(string: "x"))])
+        let error = RecordLogError(.fenced, isRetriable: false)
+        self.log.failReads(with: error)
+        let engine = try self.makeEngine()
+        await #expect(throws: error) { try await engine.run() }
+    }
+}
