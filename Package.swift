@@ -155,7 +155,20 @@ let package = Package(
             "LogConformance",
             ["ClusterLog", "EmbeddedLog", "KafkaLog", "CRdKafka", nioCore, logging]
         ),
-        tests("RecordsTests", "RecordsTests", ["Records", "ClusterLog", "Mail", nioCore]),
+        .target(
+            name: "TestSupport",
+            dependencies: ["ClusterLog", "Mail"],
+            path: "Tests/Support",
+            swiftSettings: settings
+        ),
+        tests("RecordsTests", "RecordsTests", ["Records", "ClusterLog", "Mail", "TestSupport", nioCore]),
+        tests(
+            "Simulation",
+            "Simulation",
+            [
+                "Delivery", "SMTP", "Mail", "Records", "ClusterLog", "NodeSupport", "TestSupport", nioCore,
+            ]
+        ),
         tests("ResolverTests", "ResolverTests", ["Resolver", "DNS", "Mail", logging]),
         tests(
             "IngressTests",
@@ -190,7 +203,7 @@ let package = Package(
         tests(
             "NodeTests",
             "NodeTests",
-            ["posthorn", "NodeSupport", "ClusterLog", "KafkaLog", "CRdKafka", logging]
+            ["posthorn", "NodeSupport", "ClusterLog", "KafkaLog", "CRdKafka", "Records", logging]
         ),
         tests(
             // Every parser, fed what nobody should send.

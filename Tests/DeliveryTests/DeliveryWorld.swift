@@ -136,7 +136,8 @@ struct DeliveryWorld {
         content: String = "Subject: x\r\n\r\nhello\r\n",
         notify: Recipient.Notify? = nil,
         returning: Envelope.ReturnContent? = nil,
-        envelopeID: String? = nil
+        envelopeID: String? = nil,
+        bucket: Int? = nil
     ) throws -> QueueEntry {
         func mailbox(_ text: String) -> Mailbox {
             let parts = text.split(separator: "@")
@@ -156,7 +157,7 @@ struct DeliveryWorld {
                 contentSize: content.utf8.count
             )
         )
-        let key = entry.envelope.recipients[0].mailbox.domain.text
+        let key = SpreadKey(name: entry.envelope.recipients[0].mailbox.domain.text, bucket: bucket).text
         self.append(try entry.record(topic: .accepted, key: key, content: ByteBuffer(string: content)))
         return entry
     }
@@ -279,15 +280,17 @@ struct DeliveryWorld {
     /// As the engine does: the longest tier first.
     private mutating func wake(_ site: String) {
         self.wakeCount += 1
-        let partition = Partitioner(partitionCount: self.partitionCount).partition(for: site)
+        let partitionCount = self.partitionCount
         var marks: [OperatorCommand.Mark] = []
         for (id, state) in self.core.partitions.sorted(by: { $0.value.delay > $1.value.delay })
-        where id.partition == partition && state.delay > 0 {
+        where self.core.mayHoldParked(id, of: site, partitionCount: partitionCount) {
             let end = Int64(self.partitions[id]?.count ?? 0)
             let scanned = min(state.window.end.rawValue, end)
             let open = state.window.incompleteOffsets.map(\.rawValue)
             guard scanned < end else { continue }
-            marks.append(.init(topic: id.topic.name, partition: partition, end: end, scanned: scanned, excluded: open))
+            marks.append(
+                .init(topic: id.topic.name, partition: id.partition, end: end, scanned: scanned, excluded: open)
+            )
         }
         guard !marks.isEmpty else { return }
         _ = self.core.begin(.wake(id: "w\(self.wakeCount)", site: site, marks: marks), now: self.now)

@@ -10,41 +10,12 @@ import Testing
 
 @Suite("DeliveryCore: operator commands")
 struct OperatorCommandTests {
-    /// Gives a command as the engine does: marks at the ends, then scans of what has not been worked on.
     private func give(
         _ kind: AdminAPI.Command,
         _ predicate: AdminAPI.QueuePredicate,
         to world: inout DeliveryWorld
     ) -> Int {
-        var marks: [OperatorCommand.Mark] = []
-        for (id, partition) in world.core.partitions {
-            let end = Int64(world.partitions[id]?.count ?? 0)
-            marks.append(
-                OperatorCommand.Mark(
-                    topic: id.topic.name,
-                    partition: id.partition,
-                    end: end,
-                    scanned: min(partition.window.end.rawValue, end),
-                    excluded: partition.window.incompleteOffsets.map(\.rawValue)
-                )
-            )
-        }
-        var command = OperatorCommand(
-            id: "c\(world.core.commands.count)",
-            kind: kind,
-            predicate: predicate,
-            marks: marks
-        )
-        command.marks = marks.filter { command.concerns(Topic($0.topic)) }
-        var matched = world.core.begin(command, now: world.now)
-        world.perform()
-        for mark in command.marks where mark.scanned < mark.end {
-            let id = TopicPartition(Topic(mark.topic), mark.partition)
-            let records = Array((world.partitions[id] ?? []).dropFirst(Int(mark.scanned)))
-            matched += world.core.scanned(command.id, id, records, upTo: Offset(mark.end), now: world.now)
-            world.perform()
-        }
-        return matched
+        world.give(kind, predicate, id: "c\(world.core.commands.count)")
     }
 
     private func deferredWorld(_ count: Int) throws -> DeliveryWorld {

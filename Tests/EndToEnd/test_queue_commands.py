@@ -9,6 +9,10 @@ from support import BINARY, HOST, free_port, run, wait_until
 
 @pytest.fixture
 def down(make_node, server):
+    return make_down(make_node, server)
+
+
+def make_down(make_node, server, buckets=0):
     """A node with six messages that wait for two dead sites, and with `server` for the rest."""
     node = make_node(start=False, retry={"tiers": ["1s", "2s", "1h"], "schedule": ["1h"], "lifetime": "5h"})
     node.dead = free_port()
@@ -18,6 +22,9 @@ def down(make_node, server):
         {"match": "deader.example", "via": f"smtp {HOST}:{node.deader}"},
         {"match": "*", "via": f"smtp {server.address}"},
     ]
+    if buckets:
+        names = ["dead.example", f"{HOST}:{node.dead}"]
+        node.config["partitioning"] = {"buckets": [{"name": name, "count": buckets} for name in names]}
     node.write_config()
     node.start()
     node.ids = [node.send(f"a{number % 2}@sender.example", f"b{number}@dead.example") for number in range(4)]
@@ -80,6 +87,27 @@ def test_flush(down, make_server):
     deliveries = server.wait_for(4)
     assert sorted(each.recipients[0] for each in deliveries) == [f"b{number}@dead.example" for number in range(4)]
     wait_until(lambda: down.queue("summary")["messages"] == 2, "two are left")
+
+
+def test_buckets(make_node, server, make_server):
+    """Mail that is spread over buckets is seen by its site, and found there by commands and when the site is back."""
+    node = make_down(make_node, server, buckets=8)
+    assert [site["site"] for site in node.queue("summary")["sites"]] == [f"{HOST}:{node.dead}", f"{HOST}:{node.deader}"]
+    assert {each["id"] for each in node.queue("list", "--site", f"{HOST}:{node.dead}")["messages"]} == set(node.ids[:4])
+    assert node.queue("hold", "--site", f"{HOST}:{node.dead}")["matched"] == 4
+    wait_until(lambda: node.queue("summary")["sites"][0].get("held") == 4, "four are held")
+    assert node.queue("release", "--site", f"{HOST}:{node.dead}")["matched"] == 4
+    wait_until(lambda: settled(node, 6), "all wait again")
+    deliveries = make_server(port=node.dead)
+    assert node.queue("flush", "--site", f"{HOST}:{node.dead}")["matched"] == 4
+    deliveries.wait_for(4)
+    wait_until(lambda: node.queue("summary")["messages"] == 2, "two are left")
+    node.stop()
+    by_recipient = {}
+    for each in node.outcomes():
+        assert "#" not in each["site"]
+        by_recipient.setdefault(each["recipient"], []).append(each["kind"])
+    assert all("delivered" in kinds for name, kinds in by_recipient.items() if name.endswith("@dead.example"))
 
 
 def test_flush_all(down, make_server):

@@ -25,12 +25,14 @@ final class TestServer: Sendable {
         _ configuration: NodeConfiguration,
         credentials: CredentialStore?,
         log: InMemoryLog,
+        keys: KeySpreading.Configuration?,
         clock: any NodeClock
     ) async throws {
         self.log = log
         self.server = IngressServer(
             configuration: configuration,
             log: log,
+            keys: keys,
             credentials: credentials,
             group: Self.group,
             clock: clock,
@@ -65,12 +67,19 @@ final class TestServer: Sendable {
     static func run(
         credentials: CredentialStore? = nil,
         log: InMemoryLog = InMemoryLog(),
+        keys: KeySpreading.Configuration? = nil,
         clock: any NodeClock = SystemClock(),
         configure: (inout NodeConfiguration) -> Void = { _ in },
         body: (TestServer) async throws -> Void
     ) async throws {
         let configuration = Self.configuration(configure)
-        let server = try await TestServer(configuration, credentials: credentials, log: log, clock: clock)
+        let server = try await TestServer(
+            configuration,
+            credentials: credentials,
+            log: log,
+            keys: keys,
+            clock: clock
+        )
         do {
             try await body(server)
         } catch {

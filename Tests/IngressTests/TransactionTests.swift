@@ -35,6 +35,31 @@ struct TransactionTests {
         }
     }
 
+    /// Goal: one domain is spread by message, several domains are one record under the message's id.
+    @Test("Mail for a domain that is spread is keyed by its bucket; aliases share a key")
+    func spreadsDomains() async throws {
+        var keys = KeySpreading.Configuration(partitionCount: 8)
+        keys.bucketCounts = ["big.example": 8]
+        keys.aliases = ["also.example": "big.example"]
+        try await TestServer.run(log: InMemoryLog(partitionCount: 8), keys: keys) { server in
+            let client = try TestClient(port: server.port)
+            try client.hello()
+            for number in 0..<24 {
+                _ = try client.sendMessage(to: [number % 2 == 0 ? "b@big.example" : "b@also.example"])
+            }
+            _ = try client.sendMessage(to: ["b@small.example"])
+            _ = try client.sendMessage(to: ["b@big.example", "b@small.example"])
+            let messages = try server.accepted()
+            let spread = messages.filter { SpreadKey($0.record.key).name == "big.example" }
+            #expect(spread.count == 24)
+            #expect(Set(spread.map(\.record.key)).count >= 4)
+            #expect(Set(spread.map(\.record.position.partition)).count == Set(spread.map(\.record.key)).count)
+            let others = Set(messages.map(\.record.key)).subtracting(spread.map(\.record.key))
+            let several = messages.first { $0.entry.envelope.recipients.count == 2 }
+            #expect(others == ["small.example", several?.entry.envelope.messageID.description ?? ""])
+        }
+    }
+
     @Test("A session sent octet by octet is the same session")
     func acceptsSingleOctets() async throws {
         try await TestServer.run { server in

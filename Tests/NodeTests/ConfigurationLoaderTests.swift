@@ -1,4 +1,5 @@
 import NodeSupport
+import Records
 import Testing
 
 @testable import posthorn
@@ -101,6 +102,12 @@ struct ConfigurationLoaderTests {
             delivery: {ip-preference: ipv4-only, source-addresses: [192.0.2.1], tls: none}
             dns: {forwarders: [127.0.0.1:5353, "::1"], resolv-conf: none}
             log: {partitions: 4, segment-size: 8MiB}
+            partitioning:
+              aliases: [{domain: a.example, also: [B.example, c.example]}, {domain: hotmail.com}]
+              built-in-aliases: false
+              buckets: [{name: A.example, count: 4}, {name: /run/MX, count: 2}]
+              learn: false
+              hot-rate: 5
             admin: {address: none}
             logging: {level: debug, format: json, redact-addresses: no}
             """
@@ -132,6 +139,11 @@ struct ConfigurationLoaderTests {
         #expect(configuration.retry.delayNotificationAfter == nil)
         #expect(configuration.dns.resolvConf == nil && configuration.dns.forwarders.count == 2)
         #expect(configuration.delivery.tls == .none && configuration.delivery.addressPreference == .ipv4Only)
+        let partitioning = configuration.partitioning
+        #expect(partitioning.aliases.map(\.domain) == ["a.example", "hotmail.com"])
+        #expect(partitioning.aliases.map(\.others) == [["b.example", "c.example"], []])
+        #expect(partitioning.buckets == [.init(name: "a.example", count: 4), .init(name: "/run/MX", count: 2)])
+        #expect(!partitioning.learns && !partitioning.usesBuiltInAliases && partitioning.hotRate == 5)
         #expect(configuration.admin.address == nil)
         #expect(
             configuration.logging
@@ -232,6 +244,31 @@ struct ConfigurationLoaderTests {
                     + "admin.token-file. Listen on 127.0.0.1, or set admin.token-file."
             ),
             (
+                "kafka: {bootstrap: b}\npartitioning: {buckets: [{name: a.example, count: 65}]}",
+                "/etc/p.yaml:2: partitioning.buckets[0].count: There are only 64 partitions. "
+                    + "Write 64 or less (kafka.partitions)."
+            ),
+            (
+                "partitioning: {buckets: [{name: a.example, count: 2}, {name: a.example, count: 3}]}",
+                "/etc/p.yaml:1: partitioning.buckets[1].name: “a.example” is in partitioning.buckets[0] too. "
+                    + "Name each once."
+            ),
+            (
+                "partitioning: {buckets: [{name: hotmail.com, count: 2}]}",
+                "/etc/p.yaml:1: partitioning.buckets[0].name: “hotmail.com” is keyed as “outlook.com”, so its own buckets "
+                    + "count for nothing. Write outlook.com, or “- domain: hotmail.com” under partitioning.aliases."
+            ),
+            (
+                "partitioning: {aliases: [{domain: a.example, also: [b.example]}, {domain: b.example}]}",
+                "/etc/p.yaml:1: partitioning.aliases[1]: “b.example” is in partitioning.aliases[0] too. "
+                    + "Name each domain once."
+            ),
+            (
+                "partitioning: {aliases: [{domain: \"*.example\"}]}",
+                "/etc/p.yaml:1: partitioning.aliases[0].domain: “*.example” is not a domain. "
+                    + "Write one like example.com; international ones in their xn-- form."
+            ),
+            (
                 "a: [",
                 "/etc/p.yaml:2: This is not YAML: did not find expected node content. "
                     + "Check indentation (spaces, no tabs), colons and quotes here and just above."
@@ -249,6 +286,28 @@ struct ConfigurationLoaderTests {
         #expect(try load(kafka + "trim-after: 1h}").kafka.trimAfter == .seconds(3_600))
         #expect(try load(kafka + "trim-after: none}").kafka.trimAfter == nil)
         #expect(problems(kafka + "trim-after: 10ms}").first?.contains("kafka.trim-after") == true)
+    }
+
+    @Test("Aliases add to those that are built in, take a domain out of them, and are followed once")
+    func aliases() throws {
+        let yaml = """
+            kafka: {bootstrap: b}
+            partitioning:
+              aliases: [{domain: hotmail.com}, {domain: corp.example, also: [gmail.com, other.example]}]
+              buckets: [{name: corp.example, count: 8}]
+            """
+        let configuration = try load(yaml)
+        let keys = KeySpreading.Configuration(configuration, partitionCount: 64, isShared: true)
+        #expect(keys.aliases["hotmail.com"] == nil)
+        #expect(keys.aliases["live.com"] == "outlook.com")
+        #expect(keys.aliases["other.example"] == "corp.example")
+        #expect(keys.aliases["googlemail.com"] == "corp.example")
+        #expect(keys.learns && keys.bucketCounts == ["corp.example": 8])
+        #expect(!KeySpreading.Configuration(configuration, partitionCount: 64, isShared: false).learns)
+        let text = ConfigurationSummary(configuration).text
+        #expect(
+            text.contains("spreads    corp.example over 8 buckets, what is above 20 messages a second by its share")
+        )
     }
 
     @Test("Passwords are not sent or taken in the clear unless somebody insists")

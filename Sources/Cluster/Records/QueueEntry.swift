@@ -28,6 +28,9 @@ public struct QueueEntry: Hashable, Sendable {
     public var parkedSince: Int64?
     /// Other records reference the same content, so that the end of this one does not release it.
     public var isContentShared: Bool
+    /// The bucket of the destination domain that the message was accepted into, when the domain is spread. Chosen once:
+    /// the outcomes of a recipient stay in one partition, in order, whatever is learned meanwhile.
+    public var domainBucket: Int?
 
     public init(
         envelope: Envelope,
@@ -36,7 +39,8 @@ public struct QueueEntry: Hashable, Sendable {
         firstDeferredAt: Int64? = nil,
         isDelayNotified: Bool = false,
         parkedSince: Int64? = nil,
-        isContentShared: Bool = false
+        isContentShared: Bool = false,
+        domainBucket: Int? = nil
     ) {
         self.envelope = envelope
         self.attemptCount = attemptCount
@@ -45,6 +49,7 @@ public struct QueueEntry: Hashable, Sendable {
         self.isDelayNotified = isDelayNotified
         self.parkedSince = parkedSince
         self.isContentShared = isContentShared
+        self.domainBucket = domainBucket
     }
 
     /// The record that carries this entry.
@@ -85,6 +90,12 @@ public struct QueueEntry: Hashable, Sendable {
             )
         }
         try self.init(decoding: header)
+        if record.position.partition.topic == .accepted { self.domainBucket = SpreadKey(record.key).bucket }
+    }
+
+    /// The key of a recipient's outcomes: the destination domain, in the bucket that the message was accepted into.
+    public func outcomeKey(of recipient: Recipient) -> String {
+        SpreadKey(name: recipient.mailbox.domain.text, bucket: self.domainBucket).text
     }
 
     public init(decoding header: ByteBuffer) throws(RecordLogError) {
@@ -138,7 +149,10 @@ extension QueueEntry {
             firstDeferredAt: message.firstDeferredAt == 0 ? nil : message.firstDeferredAt,
             isDelayNotified: message.delayNotified,
             parkedSince: message.parkedSince == 0 ? nil : message.parkedSince,
-            isContentShared: message.contentShared
+            isContentShared: message.contentShared,
+            // Whatever somebody wrote: a bucket that cannot be is none.
+            domainBucket: message.domainBucket <= SpreadKey.bucketCountMax && message.domainBucket > 0
+                ? Int(message.domainBucket) - 1 : nil
         )
     }
 
@@ -198,6 +212,7 @@ extension QueueEntry {
         message.delayNotified = self.isDelayNotified
         message.parkedSince = self.parkedSince ?? 0
         message.contentShared = self.isContentShared
+        message.domainBucket = self.domainBucket.map { UInt32(clamping: $0 + 1) } ?? 0
         return message
     }
 }

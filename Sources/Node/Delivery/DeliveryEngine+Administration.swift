@@ -164,9 +164,8 @@ extension DeliveryEngine: QueueAdministration {
 
     /// Begins to wake what is parked for a site, the longest tier first: it has waited longest.
     func wake(_ site: String) async {
-        let partition = Partitioner(partitionCount: self.log.partitionCount).partition(for: site)
         let tiers = self.core.partitions.keys
-            .filter { $0.partition == partition && ($0.topic.deferredDelay ?? 0) > 0 }
+            .filter { self.core.mayHoldParked($0, of: site, partitionCount: self.log.partitionCount) }
             .sorted { ($0.topic.deferredDelay ?? 0) > ($1.topic.deferredDelay ?? 0) }
         var marks: [OperatorCommand.Mark] = []
         do throws(QueueAdministrationError) {

@@ -83,7 +83,7 @@ extension DeliveryEngine {
             let delay = partition.topic.deferredDelay.map { record.timestamp + $0 * 1_000 }
             return Queued(
                 entry: entry,
-                site: record.key,
+                site: SpreadKey.name(of: record.key),
                 state: partition.topic == .held ? .held : .deferred,
                 dueAt: delay
             )

@@ -3,7 +3,7 @@ public import Logging
 import Mail
 public import NIOCore
 public import NodeSupport
-import Records
+public import Records
 public import ServiceLifecycle
 
 /// Performs what ``DeliveryCore`` decides: reads the log, resolves, connects, sends and steps.
@@ -65,9 +65,11 @@ public actor DeliveryEngine: Service {
         self.loop.executor.asUnownedSerialExecutor()
     }
 
+    /// - Parameter keys: how what waits is spread over partitions; `nil` spreads nothing.
     public init(
         configuration: NodeConfiguration,
         log: any RecordLog,
+        keys: KeySpreading.Configuration? = nil,
         routing: any MailRouting,
         outbound: OutboundConfiguration,
         on loop: any EventLoop,
@@ -90,6 +92,7 @@ public actor DeliveryEngine: Service {
         var core = DeliveryCore.Configuration(retry: RetrySchedule(configuration.retry))
         core.connectionCountMax = configuration.delivery.connectionCountMax
         core.idleTimeout = configuration.delivery.idleTimeout.milliseconds
+        if let keys { core.keys = keys }
         core.source = "/posthorn/\(configuration.hostname)"
         core.valueSizeMax = log.valueSizeMax
         if log.isShared, let grace = configuration.kafka.trimAfter {

@@ -3,6 +3,7 @@ import Logging
 import Mail
 import NIOCore
 import NodeSupport
+import Records
 
 /// What all sessions of a node share.
 struct IngressShared: Sendable {
@@ -14,6 +15,8 @@ struct IngressShared: Sendable {
     let logger: Logger
     let credentials: CredentialStore?
     let passwords: PasswordChecker
+    /// As one event loop is to count.
+    let keys: KeySpreading.Configuration
     let logReadiness: Readiness.Condition
 
     /// How often deadlines are looked at: each second, oftener when timeouts are short.
@@ -59,12 +62,14 @@ final class IngressLoop {
     private(set) var isDraining = false
     private var whenEmpty: EventLoopPromise<Void>?
     private var random = MessageIDGenerator()
+    private var keys: KeySpreading
 
     /// On the event loop.
     init(eventLoop: any EventLoop, index: Int, shared: IngressShared) {
         self.eventLoop = eventLoop
         self.index = index
         self.shared = shared
+        self.keys = KeySpreading(shared.keys)
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         self.mailbox = LoopMailbox(eventLoop: eventLoop) { bound.value.completed($0) }
         let interval = TimeAmount(shared.tickInterval)
@@ -125,11 +130,12 @@ final class IngressLoop {
         self.appends[id] = Append(session: session, startedAt: self.now, chargedCount: chargedCount)
         guard let mailbox = self.mailbox else { return }
         let log = self.shared.log
+        let key = MessageRecords.key(of: envelope, &self.keys, now: self.now / 1_000_000)
         let post: RecordLog.AppendCompletion = { mailbox.post(Completion(id: id, result: $0)) }
         let size = content.readableBytes
         guard size > log.inlineSizeMax || MessageRecords.sharesContent(envelope, size: size) else {
             do throws(RecordLogError) {
-                log.append(try MessageRecords.make(envelope, content: content), completion: post)
+                log.append(try MessageRecords.make(envelope, content: content, key: key), completion: post)
             } catch {
                 post(.failure(error))
             }
@@ -138,7 +144,7 @@ final class IngressLoop {
         log.appendContent(MessageRecords.content(envelope, content)) { result in
             do throws(RecordLogError) {
                 let reference = try result.get()
-                log.append(try MessageRecords.make(envelope, reference: reference), completion: post)
+                log.append(try MessageRecords.make(envelope, reference: reference, key: key), completion: post)
             } catch {
                 post(.failure(error))
             }

@@ -3,6 +3,7 @@ public import Logging
 public import NIOCore
 import NIOPosix
 public import NodeSupport
+public import Records
 public import ServiceLifecycle
 import Synchronization
 
@@ -36,6 +37,7 @@ public final class IngressServer: Service {
 
     private let configuration: NodeConfiguration
     private let log: any RecordLog
+    private let keys: KeySpreading.Configuration
     private let credentials: CredentialStore?
     private let group: any EventLoopGroup
     private let clock: any NodeClock
@@ -49,11 +51,13 @@ public final class IngressServer: Service {
     private let loops = Mutex<[ObjectIdentifier: NIOLoopBound<IngressLoop>]>([:])
 
     /// - Parameters:
+    ///   - keys: how mail is spread over partitions; `nil` spreads nothing.
     ///   - credentials: who may authenticate; `nil` offers no AUTH.
     ///   - group: one or more event loops; they remain the caller's.
     public init(
         configuration: NodeConfiguration,
         log: any RecordLog,
+        keys: KeySpreading.Configuration? = nil,
         credentials: CredentialStore? = nil,
         group: any EventLoopGroup,
         clock: any NodeClock = SystemClock(),
@@ -63,6 +67,7 @@ public final class IngressServer: Service {
     ) {
         self.configuration = configuration
         self.log = log
+        self.keys = keys ?? KeySpreading.Configuration(partitionCount: log.partitionCount)
         self.credentials = credentials
         self.group = group
         self.clock = clock
@@ -178,6 +183,10 @@ public final class IngressServer: Service {
     }
 
     private func makeLoops() async throws {
+        let eventLoops = Array(self.group.makeIterator())
+        // Each loop sees its part of the node's mail.
+        var keys = self.keys
+        keys.hotRate /= Double(max(1, eventLoops.count))
         let shared = IngressShared(
             configuration: self.configuration,
             log: self.log,
@@ -187,9 +196,10 @@ public final class IngressServer: Service {
             logger: self.logger,
             credentials: self.credentials,
             passwords: PasswordChecker(threads: self.threads),
+            keys: keys,
             logReadiness: self.logReadiness
         )
-        for (index, eventLoop) in self.group.makeIterator().enumerated() {
+        for (index, eventLoop) in eventLoops.enumerated() {
             let bound =
                 try await eventLoop.submit {
                     NIOLoopBound(IngressLoop(eventLoop: eventLoop, index: index, shared: shared), eventLoop: eventLoop)

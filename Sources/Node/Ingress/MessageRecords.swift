@@ -14,13 +14,15 @@ enum MessageRecords {
 
     /// One record as a rule: in its domain's partition if there is one domain, else under the message's id. More than
     /// one when the recipients or the envelope are too many for one; to be appended together.
-    static func make(_ envelope: Envelope, content: ByteBuffer) throws(RecordLogError) -> [Record] {
-        try Self.make(envelope, content: content, reference: nil)
+    ///
+    /// - Parameter key: what ``key(of:_:now:)`` gave.
+    static func make(_ envelope: Envelope, content: ByteBuffer, key: String) throws(RecordLogError) -> [Record] {
+        try Self.make(envelope, content: content, reference: nil, key: key)
     }
 
     /// The records of a message whose content is in `content` already.
-    static func make(_ envelope: Envelope, reference: Reference) throws(RecordLogError) -> [Record] {
-        try Self.make(envelope, content: ByteBuffer(), reference: reference)
+    static func make(_ envelope: Envelope, reference: Reference, key: String) throws(RecordLogError) -> [Record] {
+        try Self.make(envelope, content: ByteBuffer(), reference: reference, key: key)
     }
 
     /// Whether the content is better appended once and named: with many recipients there are many records, and a copy in
@@ -44,9 +46,9 @@ enum MessageRecords {
     private static func make(
         _ envelope: Envelope,
         content: ByteBuffer,
-        reference: Reference?
+        reference: Reference?,
+        key: String
     ) throws(RecordLogError) -> [Record] {
-        let key = Self.key(of: envelope)
         let groups = Self.groups(envelope)
         if groups.count <= 1 {
             let entry = QueueEntry(envelope: envelope, content: reference)
@@ -75,11 +77,14 @@ enum MessageRecords {
         }
     }
 
-    private static func key(of envelope: Envelope) -> String {
+    /// The key of a message: its domain, in a bucket when the domain is spread, or its id.
+    ///
+    /// - Parameter now: milliseconds.
+    static func key(of envelope: Envelope, _ keys: inout KeySpreading, now: Int64) -> String {
         guard let first = envelope.recipients.first?.mailbox.domain,
             envelope.recipients.allSatisfy({ $0.mailbox.domain == first })
         else { return envelope.messageID.description }
-        return first.text
+        return keys.key(for: first.text, message: envelope.messageID, now: now).text
     }
 
     /// Ranges of recipients, one a record.

@@ -58,9 +58,16 @@ struct ConfigurationSummary {
         }
         let tiers = configuration.retry.schedule.map { ConfigurationValue.describe($0) }.joined(separator: ", ")
         lines.append("  retries    after \(tiers), for \(ConfigurationValue.describe(configuration.retry.lifetime))")
+        if configuration.kafka.isUsed { lines.append("  spreads    \(Self.describe(configuration.partitioning))") }
         lines.append("  keeps      its log in \(configuration.dataDirectory)")
         lines.append("  answers    admin requests on \(configuration.admin.address?.description ?? "no address")")
         self.text = lines.joined(separator: "\n")
+    }
+
+    private static func describe(_ partitioning: NodeConfiguration.Partitioning) -> String {
+        var parts = partitioning.buckets.map { "\($0.name) over \($0.count) buckets" }
+        if partitioning.learns { parts.append("what is above \(partitioning.hotRate) messages a second by its share") }
+        return parts.isEmpty ? "no domain: each is one partition's" : parts.joined(separator: ", ")
     }
 
     private static func describe(_ hop: NodeConfiguration.Route.NextHop) -> String {

@@ -12,6 +12,7 @@ import MetricsRole
 import NIOCore
 import NIOPosix
 import NodeSupport
+import Records
 import Resolver
 import SMTP
 import ServiceLifecycle
@@ -37,6 +38,11 @@ struct Node {
         let readiness = Readiness()
 
         let log = try await self.openLog(logger)
+        let keys = KeySpreading.Configuration(
+            self.configuration,
+            partitionCount: log.partitionCount,
+            isShared: log.isShared
+        )
         let roles = self.configuration.roles
         let resolver = try self.makeResolver(logger)
         let credentials = try self.configuration.credentialsFile.map { path in try CredentialStore(path: path) }
@@ -53,6 +59,7 @@ struct Node {
             ? DeliveryEngine(
                 configuration: self.configuration,
                 log: log,
+                keys: keys,
                 routing: MailRouter(
                     configuration: self.configuration,
                     passwords: passwords,
@@ -109,6 +116,7 @@ struct Node {
             ? IngressServer(
                 configuration: self.configuration,
                 log: log,
+                keys: keys,
                 credentials: credentials,
                 group: loops,
                 clock: clock,

@@ -153,6 +153,13 @@ nonisolated struct Posthorn_V1_Envelope: @unchecked Sendable {
     set {_uniqueStorage()._contentShared = newValue}
   }
 
+  /// The bucket of the destination domain that the message was accepted into, and one; 0: none. Its outcomes go to the
+  /// domain's same bucket. Not a version of its own: who does not know it writes outcomes to the domain's own partition.
+  var domainBucket: UInt32 {
+    get {_storage._domainBucket}
+    set {_uniqueStorage()._domainBucket = newValue}
+  }
+
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
   init() {}
@@ -260,7 +267,7 @@ fileprivate nonisolated let _protobuf_package = "posthorn.v1"
 
 nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".Envelope"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{3}message_id_high\0\u{3}message_id_low\0\u{3}reverse_local_part\0\u{3}reverse_domain\0\u{1}recipients\0\u{3}body_type\0\u{1}internationalized\0\u{3}return_content\0\u{3}envelope_id\0\u{3}accepted_at\0\u{3}content_size\0\u{1}origin\0\u{3}attempt_count\0\u{1}content\0\u{3}first_deferred_at\0\u{3}delay_notified\0\u{3}parked_since\0\u{3}content_shared\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{3}message_id_high\0\u{3}message_id_low\0\u{3}reverse_local_part\0\u{3}reverse_domain\0\u{1}recipients\0\u{3}body_type\0\u{1}internationalized\0\u{3}return_content\0\u{3}envelope_id\0\u{3}accepted_at\0\u{3}content_size\0\u{1}origin\0\u{3}attempt_count\0\u{1}content\0\u{3}first_deferred_at\0\u{3}delay_notified\0\u{3}parked_since\0\u{3}content_shared\0\u{3}domain_bucket\0")
 
   fileprivate class _StorageClass {
     var _version: UInt32 = 0
@@ -282,6 +289,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
     var _delayNotified: Bool = false
     var _parkedSince: Int64 = 0
     var _contentShared: Bool = false
+    var _domainBucket: UInt32 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -311,6 +319,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
       _delayNotified = source._delayNotified
       _parkedSince = source._parkedSince
       _contentShared = source._contentShared
+      _domainBucket = source._domainBucket
     }
   }
 
@@ -348,6 +357,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
         case 17: try { try decoder.decodeSingularBoolField(value: &_storage._delayNotified) }()
         case 18: try { try decoder.decodeSingularInt64Field(value: &_storage._parkedSince) }()
         case 19: try { try decoder.decodeSingularBoolField(value: &_storage._contentShared) }()
+        case 20: try { try decoder.decodeSingularUInt32Field(value: &_storage._domainBucket) }()
         default: break
         }
       }
@@ -417,6 +427,9 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
       if _storage._contentShared != false {
         try visitor.visitSingularBoolField(value: _storage._contentShared, fieldNumber: 19)
       }
+      if _storage._domainBucket != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._domainBucket, fieldNumber: 20)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -445,6 +458,7 @@ nonisolated extension Posthorn_V1_Envelope: SwiftProtobuf.Message, SwiftProtobuf
         if _storage._delayNotified != rhs_storage._delayNotified {return false}
         if _storage._parkedSince != rhs_storage._parkedSince {return false}
         if _storage._contentShared != rhs_storage._contentShared {return false}
+        if _storage._domainBucket != rhs_storage._domainBucket {return false}
         return true
       }
       if !storagesAreEqual {return false}

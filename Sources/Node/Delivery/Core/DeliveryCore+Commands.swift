@@ -118,8 +118,7 @@ extension DeliveryCore {
             guard offset < command.marks[markIndex].end, offset >= command.marks[markIndex].scanned,
                 let entry = try? QueueEntry(record), !self.isSuperseded(record.position, entry, key: record.key)
             else { continue }
-            let site = partition.topic == .accepted ? nil : record.key
-            let recipients = command.matching(entry, site: site)
+            let recipients = command.matching(entry, site: Self.site(of: record.key, in: partition.topic))
             guard !recipients.isEmpty else { continue }
             guard recordCount < room else {
                 end = record.position.offset
@@ -132,7 +131,8 @@ extension DeliveryCore {
                 command,
                 to: recipients,
                 of: entry,
-                key: record.key,
+                // It stays where it is; what has no site yet waits under its domain.
+                key: partition.topic == .accepted ? SpreadKey.plain(self.domain(of: entry)) : record.key,
                 content: record.value,
                 topic: partition.topic,
                 outputs: &outputs,
@@ -172,9 +172,17 @@ extension DeliveryCore {
     ) -> Bool {
         commands.contains { command in
             guard let mark = command.mark(position.partition), mark.covers(position.offset) else { return false }
-            let site = position.partition.topic == .accepted ? nil : key
-            return !command.matching(entry, site: site).isEmpty
+            return !command.matching(entry, site: Self.site(of: key, in: position.partition.topic)).isEmpty
         }
+    }
+
+    /// The site that a record's key names; `nil` for fresh mail, whose site is not known yet.
+    static func site(of key: String, in topic: Topic) -> String? {
+        topic == .accepted ? nil : SpreadKey.name(of: key)
+    }
+
+    func domain(of entry: QueueEntry) -> String {
+        entry.envelope.recipients.first?.mailbox.domain.text ?? ""
     }
 
     private func isBelowEnd(_ position: Position, of command: OperatorCommand) -> Bool {
@@ -205,7 +213,7 @@ extension DeliveryCore {
         case .hold, .remove:
             break
         }
-        let key = self.siteName(job)
+        let key = self.siteKey(job, now: now)
         var staged = Staged(outputs: [], entries: [])
         self.split(command, recipients, job.entry, key: key, topic: .deferredNow, into: &staged, now: now)
         self.place(job, staged, isFinal: staged.entries.isEmpty)
@@ -268,7 +276,7 @@ extension DeliveryCore {
             kind = .removed
         }
         for recipient in recipients {
-            staged.outputs.append(self.decision(kind, recipient, entry, site: key, now: now))
+            staged.outputs.append(self.decision(kind, recipient, entry, site: SpreadKey.name(of: key), now: now))
         }
         if !rest.envelope.recipients.isEmpty { staged.entries.append((topic, key, rest)) }
     }
@@ -296,7 +304,7 @@ extension DeliveryCore {
         )
         outcome.reason = "An operator asked for it."
         self.act(.report(outcome))
-        return outcome.record(key: recipient.mailbox.domain.text, source: self.configuration.source)
+        return outcome.record(key: entry.outcomeKey(of: recipient), source: self.configuration.source)
     }
 
     /// Forgets commands whose records have all been passed.

@@ -31,6 +31,8 @@ extension DeliveryCore {
             let longest = self.configuration.retry.tiers.last
         else { return }
         self.sites[number]?.mayBeParked(until: now + min(longest, self.configuration.retry.lifetime))
+        // Another node may have spread it.
+        if SpreadKey(job.key).bucket != nil { self.sites[number]?.isSpread = true }
     }
 
     /// The site takes mail: what is parked for it need not wait for its tier.
@@ -41,6 +43,13 @@ extension DeliveryCore {
         self.sites[number]?.wokenAt = now
         self.sites[number]?.parkedUntil = 0
         self.act(.wake(site: site.plan.id))
+    }
+
+    /// Whether a partition can have parked mail of the site.
+    func mayHoldParked(_ partition: TopicPartition, of site: String, partitionCount: Int) -> Bool {
+        guard (partition.topic.deferredDelay ?? 0) > 0 else { return false }
+        if let number = self.siteNumbers[site], self.sites[number]?.isSpread == true { return true }
+        return partition.partition == Partitioner(partitionCount: partitionCount).partition(for: SpreadKey.plain(site))
     }
 
     mutating func wakeFailed(site: String, now: Int64) {

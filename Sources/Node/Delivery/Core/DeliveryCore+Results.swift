@@ -94,7 +94,6 @@ extension DeliveryCore {
             outputs.append(self.outcome(conclusion, job, nextDueAt: nil, now: now))
         }
         var placed: [Placed] = []
-        let site = self.siteName(job)
         if !retrying.isEmpty {
             let delay = self.retryDelay(job.entry, now: now)
             var entry = job.entry
@@ -106,13 +105,13 @@ extension DeliveryCore {
                 let due = now + delay
                 outputs.append(self.outcome(conclusion, job, nextDueAt: due, notifiesDelay: notifiesDelay, now: now))
             }
-            placed.append((.deferred(milliseconds: delay), site, entry))
+            placed.append((.deferred(milliseconds: delay), self.siteKey(job, now: now), entry))
         }
         if !postponed.isEmpty {
             var entry = job.entry
             entry.envelope.recipients = postponed
             entry.attemptCount -= 1
-            placed.append((.deferredNow, site, entry))
+            placed.append((.deferredNow, SpreadKey.plain(self.siteName(job)), entry))
         }
         if placed.isEmpty {
             self.finish(job, outputs: outputs, isFinal: true)
@@ -164,7 +163,8 @@ extension DeliveryCore {
         }
         if outageSince != nil, let number = job.site { self.sites[number]?.mayBeParked(until: now + delay) }
         self.act(.parked(site: self.siteName(job), delay: delay))
-        self.republish(job, [(.deferred(milliseconds: delay), self.siteName(job), entry)], outputs: outputs, now: now)
+        let key = self.siteKey(job, now: now)
+        self.republish(job, [(.deferred(milliseconds: delay), key, entry)], outputs: outputs, now: now)
     }
 
     /// What is said of recipients that go on waiting without an attempt.
@@ -188,8 +188,9 @@ extension DeliveryCore {
         var staged = Staged(outputs: outputs, entries: [])
         for item in placed {
             // A command given while the job was being tried is about what is left of it.
-            if !self.commands.isEmpty, let command = self.pendingCommand(job.position, item.entry, site: item.key) {
-                let recipients = command.matching(item.entry, site: item.key)
+            let site = SpreadKey.name(of: item.key)
+            if !self.commands.isEmpty, let command = self.pendingCommand(job.position, item.entry, site: site) {
+                let recipients = command.matching(item.entry, site: site)
                 self.split(command, recipients, item.entry, key: item.key, topic: item.topic, into: &staged, now: now)
             } else {
                 staged.entries.append(item)
@@ -226,6 +227,13 @@ extension DeliveryCore {
         job.site.flatMap { self.sites[$0]?.plan.id } ?? job.entry.envelope.recipients.first?.mailbox.domain.text ?? ""
     }
 
+    /// The key under which a job waits: its site, in a bucket when the site has much that waits.
+    mutating func siteKey(_ job: Job, now: Int64) -> String {
+        let key = self.siteKeys.key(for: self.siteName(job), message: job.entry.envelope.messageID, now: now)
+        if key.bucket != nil, let number = job.site { self.sites[number]?.isSpread = true }
+        return key.text
+    }
+
     /// The record that holds the content of a job alone.
     func contentRecord(_ jobID: UInt64) -> Record? {
         guard let job = self.jobs[jobID], let content = job.content else { return nil }
@@ -243,7 +251,7 @@ extension DeliveryCore {
     /// A message for several domains becomes one record per domain, in one step. Returns whether it did.
     ///
     /// Small content is copied into each; large content is put into `posthorn.content` once and referenced.
-    mutating func fanOut(_ job: inout Job) -> Bool {
+    mutating func fanOut(_ job: inout Job, now: Int64) -> Bool {
         let recipients = job.entry.envelope.recipients
         guard let first = recipients.first?.mailbox.domain, recipients.contains(where: { $0.mailbox.domain != first })
         else { return false }
@@ -256,7 +264,8 @@ extension DeliveryCore {
         let entries = order.map { domain -> (topic: Topic, key: String, entry: QueueEntry) in
             var entry = job.entry
             entry.envelope.recipients = groups[domain] ?? []
-            return (.accepted, domain.text, entry)
+            let key = self.domainKeys.key(for: domain.text, message: entry.envelope.messageID, now: now)
+            return (.accepted, key.text, entry)
         }
         let size = job.content?.readableBytes ?? 0
         if job.content != nil, size * entries.count > self.configuration.fanOutCopySizeMax {
@@ -342,7 +351,7 @@ extension DeliveryCore {
             headers = self.notificationHeaders(conclusion, job)
         }
         return outcome.record(
-            key: conclusion.recipient.mailbox.domain.text,
+            key: job.entry.outcomeKey(of: conclusion.recipient),
             source: self.configuration.source,
             extraHeaders: headers
         )

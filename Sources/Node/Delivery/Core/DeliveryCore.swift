@@ -43,6 +43,8 @@ struct DeliveryCore: Sendable {
         var valueSizeMax = 900_000
         /// When records behind the watermark are given up; `nil` where the log looks after that itself.
         var trimming: TrimSchedule.Configuration?
+        /// How what waits, and what is fanned out, is keyed.
+        var keys = KeySpreading.Configuration(partitionCount: 1)
         /// In outcomes: which node says so.
         var source = "/posthorn/localhost"
 
@@ -182,6 +184,9 @@ struct DeliveryCore: Sendable {
     var connections: [UInt64: Connection] = [:]
     var nextConnectionID: UInt64 = 1
     var builder = StepBuilder()
+    /// The keys of what is fanned out, and of what waits for its site.
+    var domainKeys: KeySpreading
+    var siteKeys: KeySpreading
     /// In the order they were given.
     var commands: [OperatorCommand] = []
     /// The commands as the last durable step left them, for views.
@@ -197,6 +202,11 @@ struct DeliveryCore: Sendable {
         precondition(configuration.windowCountMax <= Progress.incompleteCountMax)
         self.configuration = configuration
         self.trims = configuration.trimming.map { TrimSchedule(configuration: $0) }
+        self.domainKeys = KeySpreading(configuration.keys)
+        // A site is read back from its key, so it has no aliases.
+        var siteKeys = configuration.keys
+        siteKeys.aliases = [:]
+        self.siteKeys = KeySpreading(siteKeys)
     }
 
     mutating func takeActions() -> [Action] {
@@ -412,7 +422,7 @@ struct DeliveryCore: Sendable {
             stage: .routing,
             heldOctets: record.size
         )
-        if self.fanOut(&job) { return }
+        if self.fanOut(&job, now: now) { return }
         self.jobs[jobID] = job
         self.route(jobID, now: now)
     }

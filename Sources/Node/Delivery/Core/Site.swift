@@ -18,6 +18,8 @@ struct Site: Sendable {
     private(set) var backoffUntil: Int64 = 0
     /// Until when mail may be waiting that was parked behind an outage, as seen here.
     var parkedUntil: Int64 = 0
+    /// What is parked is in buckets: in any partition, not in the site's own alone.
+    var isSpread = false
     /// When parked mail was last woken.
     var wokenAt: Int64 = 0
     /// How long a transaction takes, smoothed, in milliseconds; 0 until one has finished.

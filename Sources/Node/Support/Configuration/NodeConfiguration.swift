@@ -26,6 +26,7 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var roles: Set<Role> = Set(Role.allCases)
     public var log = LogSettings()
     public var kafka = Kafka()
+    public var partitioning = Partitioning()
     public var admin = AdminSettings()
     public var logging = LoggingSettings()
 

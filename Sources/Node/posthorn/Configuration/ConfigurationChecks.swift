@@ -16,6 +16,7 @@ struct ConfigurationChecks {
         self.checkFiles()
         self.checkAdmin()
         self.checkCluster()
+        self.checkPartitioning()
     }
 
     // MARK: - Relaying

@@ -30,6 +30,7 @@ struct ConfigurationDecoder {
         result.roles = Set(roles)
         section.section("log") { self.decode($0, into: &result.log) }
         section.section("kafka") { self.decode($0, into: &result.kafka) }
+        section.section("partitioning") { self.decode($0, into: &result.partitioning) }
         section.section("admin") { self.decode($0, into: &result.admin) }
         section.section("logging") { self.decode($0, into: &result.logging) }
         section.finish()
@@ -250,6 +251,26 @@ struct ConfigurationDecoder {
         section.read("start-timeout", as: .duration(), into: &kafka.startTimeout)
         section.read("test-cluster", as: .boolean, into: &kafka.isTestCluster)
         section.read("mock-cluster", as: .boolean, into: &kafka.isMockCluster)
+    }
+
+    private func decode(_ section: ConfigurationSection, into partitioning: inout NodeConfiguration.Partitioning) {
+        section.sections("aliases") { section in
+            let domain = section.require("domain", as: .domain)
+            var others: [String] = []
+            section.read("also", asListOf: .domain, into: &others)
+            if let domain { partitioning.aliases.append(.init(domain: domain, others: others)) }
+        }
+        section.read("built-in-aliases", as: .boolean, into: &partitioning.usesBuiltInAliases)
+        section.sections("buckets") { section in
+            let name = section.require("name", as: .text)
+            let count = section.require("count", as: .count(1...1024))
+            guard let name, let count else { return }
+            // A site may be a socket's path, whose case counts.
+            let isDomain = ConfigurationValue<String>.isDomain(name)
+            partitioning.buckets.append(.init(name: isDomain ? name.lowercased() : name, count: count))
+        }
+        section.read("learn", as: .boolean, into: &partitioning.learns)
+        section.read("hot-rate", as: .count(1...1_000_000), into: &partitioning.hotRate)
     }
 
     private func decode(_ section: ConfigurationSection, into admin: inout NodeConfiguration.AdminSettings) {

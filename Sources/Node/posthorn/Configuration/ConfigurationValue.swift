@@ -28,6 +28,12 @@ extension ConfigurationValue where Value == String {
         }
     }
 
+    static var domain: Self {
+        Self(noun: "a domain", hint: "Write one like example.com; international ones in their xn-- form.") { text in
+            Self.isDomain(text) ? text.lowercased() : nil
+        }
+    }
+
     static var address: Self {
         Self(noun: "an address", hint: "Write one like 192.0.2.1, ::1, or :: for every address.") { text in
             IPAddress(text) == nil ? nil : text
