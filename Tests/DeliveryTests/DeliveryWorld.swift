@@ -27,6 +27,7 @@ struct DeliveryWorld {
     var released: [Reference] = []
     var deadCount = 0
     var parkedDelays: [Int64] = []
+    var handedOverCount = 0
     /// Content of messages that remotes took, by message and recipient.
     var arrived: [String: Int] = [:]
     var stepFailuresLeft = 0
@@ -252,6 +253,8 @@ struct DeliveryWorld {
         case .release(let references): self.released += references
         case .report: break
         case .parked(_, let delay): self.parkedDelays.append(delay)
+        case .handedOver: self.handedOverCount += 1
+        case .publish: break
         case .wake(let site): self.wake(site)
         case .scan(let command, let partition, let from, let end, let countMax):
             let records = (self.partitions[partition] ?? []).dropFirst(Int(from.rawValue)).prefix(countMax)

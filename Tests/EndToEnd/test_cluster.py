@@ -255,3 +255,40 @@ def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster
     longest = max(waits, default=0) / 1000
     report(f"after SIGTERM the longest wait for delivery was {longest:.1f} s")
     assert longest < 7
+
+
+def test_limits_are_the_clusters(make_cluster, make_sink, report, kafka):
+    """Three delivery nodes, a destination that takes one connection and one that takes six: neither ever sees more at
+    once, the second sees six though all of its mail is read by one node, and everything arrives."""
+    needs_brokers(kafka)
+    one = make_sink("--delay", "dot=50ms")
+    six = make_sink("--delay", "dot=200ms")
+    cluster = make_cluster(
+        routes=[
+            {"match": ".one.example", "via": f"smtp {one.address}", "limits": {"connections": 1}},
+            {"match": ".six.example", "via": f"smtp {six.address}", "limits": {"connections": 6}},
+        ]
+    ).start(ingress=1, delivery=3)
+    nodes = cluster.of("delivery")
+    wait_until(
+        lambda: all(node.metric("posthorn_delivery_nodes") == 3 for node in nodes), "the nodes know of each other", 60
+    )
+    wanted = {one: set(), six: set()}
+    with Client(cluster.of("ingress")[0].port, timeout=30) as client:
+        for number in range(700):
+            names = [(six, f"s{number}", "d1.six.example")]
+            if number < 60:
+                names.append((one, f"o{number}", f"d{number % 13}.one.example"))
+            for sink, identity, domain in names:
+                client.send("a@sender.example", f"b{number}@{domain}", b"X-Test-Id: %s\r\n\r\nx\r\n" % identity.encode())
+                wanted[sink].add(identity)
+    for sink, identities in wanted.items():
+        wait_until(lambda: identities <= {each for each, _ in sink.records()}, "all arrive", 180, interval=0.5)
+    wait_until(lambda: len(finals(cluster.outcomes())) == 760, "all have a final outcome", 60, 1.0)
+    handed_over = sum(node.metric("posthorn_handed_over_total") for node in nodes)
+    seen = {1: one.stop()["connectionsAtOnce"], 6: six.stop()["connectionsAtOnce"]}
+    report(f"limits 1 and 6, three nodes: {seen[1]} and {seen[6]} connections at once, {handed_over:.0f} handed over")
+    assert seen[1] == 1
+    # More than the base share of any node, which is two: the owner has shared the limit out.
+    assert 3 <= seen[6] <= 6
+    assert handed_over > 0

@@ -71,6 +71,7 @@ struct TopicPlanTests {
         #expect(try settings(.held)["retention.ms"] == "-1")
         #expect(try settings(.outcomes)["retention.bytes"] == "\(4 << 30)")
         #expect(try settings(.control)["cleanup.policy"] == "compact")
+        #expect(try settings(.control)["segment.ms"] == "3600000")
         #expect(try settings(.control)["retention.ms"] == nil)
         // With one replica, two in sync could never be.
         let single = TopicPlan(tiers: [60], lifetime: Self.lifetime, replicationFactor: 1)

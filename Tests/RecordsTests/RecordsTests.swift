@@ -332,3 +332,40 @@ struct ForgedEnvelopeTests {
         }
     }
 }
+
+@Suite("Records of posthorn.control")
+struct ControlRecordsTests {
+    private func stored(_ record: Record) -> StoredRecord {
+        StoredRecord(
+            position: Position(partition: TopicPartition(.control, 0), offset: Offset(0)),
+            timestamp: 0,
+            key: record.key,
+            headers: record.headers,
+            value: record.value
+        )
+    }
+
+    @Test("What a delivery node announces comes back, under its own key only; a withdrawal is none")
+    func readsAnnouncements() {
+        let site = DeliveryAnnouncement.Site(site: "mx.example", limit: 20, wanted: 12, held: 6, epoch: 7)
+        let announcement = DeliveryAnnouncement(id: "a-1", sequence: 3, lease: 20_000, sites: [site])
+        #expect(announcement.record.topic == .control && announcement.record.key == "delivery/a-1")
+        #expect(DeliveryAnnouncement(self.stored(announcement.record)) == announcement)
+        var foreign = announcement.record
+        foreign.key = "delivery/b-1"
+        #expect(DeliveryAnnouncement(self.stored(foreign)) == nil)
+        #expect(DeliveryAnnouncement(self.stored(DeliveryAnnouncement.withdrawal(id: "a-1"))) == nil)
+    }
+
+    @Test("Shares of a limit come back, under their site's key only; a withdrawal is none")
+    func readsShares() {
+        let share = LimitShares.Share(node: "a-1", share: 12, sequence: 3, lease: 15_000)
+        let shares = LimitShares(site: "mx.example", epoch: 7, limit: 20, lease: 20_000, shares: [share])
+        #expect(shares.record.topic == .control && shares.record.key == "share/mx.example")
+        #expect(LimitShares(self.stored(shares.record)) == shares)
+        var foreign = shares.record
+        foreign.key = "share/other.example"
+        #expect(LimitShares(self.stored(foreign)) == nil)
+        #expect(LimitShares(self.stored(LimitShares.withdrawal(id: "mx.example"))) == nil)
+    }
+}

@@ -140,6 +140,12 @@ public struct TopicPlan: Sendable {
             settings.append(("retention.bytes", "\(entry.sizeMax ?? -1)"))
             if let size = entry.segmentSize { settings.append(("segment.bytes", "\(size)")) }
         }
+        if entry.topic == .control {
+            // Nodes repeat themselves there every few seconds and read all of it when they start: what is current is
+            // all that should be left of the last hour but one.
+            settings.append(("segment.ms", "3600000"))
+            settings.append(("min.cleanable.dirty.ratio", "0.1"))
+        }
         return settings
     }
 

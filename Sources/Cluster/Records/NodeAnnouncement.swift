@@ -1,12 +1,8 @@
-public import ClusterLog
-import FoundationEssentials
-import NIOCore
-
 /// Where a node can be asked and what it has, as it says itself on `posthorn.control` (DESIGN §6).
 ///
 /// Repeated before the lease is over, and withdrawn at shutdown: a node that says nothing any more is gone. Readers
 /// count the lease on their own clock from when they read it, so nodes need not agree on the time.
-public struct NodeAnnouncement: Hashable, Sendable, Codable {
+public struct NodeAnnouncement: Hashable, Sendable, ControlValue {
     public static let keyPrefix = "node/"
 
     /// Unique in the cluster; the same after a restart at most.
@@ -27,23 +23,5 @@ public struct NodeAnnouncement: Hashable, Sendable, Codable {
         self.until = until
     }
 
-    public var record: Record {
-        // Strings and integers: encoding cannot fail; an empty value would withdraw the node, which is safe.
-        let value = (try? JSONEncoder().encode(self)) ?? Data()
-        return Record(topic: .control, key: Self.keyPrefix + self.id, value: ByteBuffer(bytes: value))
-    }
-
-    /// Forgets the node.
-    public static func withdrawal(id: String) -> Record {
-        Record(topic: .control, key: Self.keyPrefix + id)
-    }
-
-    /// Reads one back; `nil` when the record is no announcement, or a withdrawal.
-    public init?(_ record: StoredRecord) {
-        guard record.key.hasPrefix(Self.keyPrefix), record.value.readableBytes > 0,
-            let value = try? JSONDecoder().decode(Self.self, from: Data(record.value.readableBytesView)),
-            record.key == Self.keyPrefix + value.id
-        else { return nil }
-        self = value
-    }
+    public var keyID: String { self.id }
 }

@@ -47,6 +47,9 @@ extension DeliveryEngine {
                 let records = try await self.log.scan(partition, from: offset, recordCountMax: Self.controlScanCount)
                 guard let last = records.last else { break }
                 offset = last.position.offset.advanced(by: 1)
+                for record in records where SiteShares.concerns(record.key) {
+                    self.feed { core, now in core.controlRead(record, now: now) }
+                }
                 for record in records where record.key.hasPrefix(OperatorCommand.keyPrefix) {
                     newest[record.key] = .some(OperatorCommand(record))
                 }
@@ -132,6 +135,10 @@ extension DeliveryEngine {
 
     private func adopt(_ records: [StoredRecord]) {
         for record in records {
+            if SiteShares.concerns(record.key) {
+                self.feed { core, now in core.controlRead(record, now: now) }
+                continue
+            }
             guard record.key.hasPrefix(OperatorCommand.keyPrefix), !self.knownMarks.contains(record.key),
                 let command = OperatorCommand(record)
             else { continue }

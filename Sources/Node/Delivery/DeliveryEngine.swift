@@ -98,7 +98,15 @@ public actor DeliveryEngine: Service {
         if log.isShared, let grace = configuration.kafka.trimAfter {
             core.trimming = TrimSchedule.Configuration(grace: grace.milliseconds)
         }
-        self.core = DeliveryCore(configuration: core)
+        let shares =
+            log.isShared
+            ? SiteShares(
+                configuration: SiteShares.Configuration(
+                    node: "\(configuration.hostname)-\(String(UInt64.random(in: .min ... .max), radix: 36))",
+                    partitionCount: log.partitionCount
+                )
+            ) : nil
+        self.core = DeliveryCore(configuration: core, shares: shares)
     }
 
     /// Joins the group and delivers until graceful shutdown; then ends what is not past its final dot, waits for what
@@ -125,6 +133,7 @@ public actor DeliveryEngine: Service {
             continuation.finish()
         }
         ticks.cancel()
+        if let withdrawal = self.core.shares?.withdrawal { _ = try? await self.log.append([withdrawal]) }
         await member.leave()
         self.member = nil
     }
@@ -237,6 +246,12 @@ public actor DeliveryEngine: Service {
         }
     }
 
+    private func tick() {
+        self.feed { core, now in core.tick(now: now) }
+        guard let shares = self.core.shares else { return }
+        self.metrics.nodes.set(shares.isSettled ? shares.nodeCount : 0)
+    }
+
     var now: Int64 { self.clock.milliseconds }
 
     func makeCommandID() -> String {
@@ -253,6 +268,7 @@ public actor DeliveryEngine: Service {
 
     /// Feeds the core and performs what it decides. What happens while performing is performed by the outer call.
     func feed(_ event: (inout DeliveryCore, Int64) -> Void) {
+        if self.core.shares != nil { self.core.shares?.advance(to: self.clock.monotonicNanoseconds / 1_000_000) }
         event(&self.core, self.clock.milliseconds)
         guard !self.isPerforming else { return }
         self.isPerforming = true
@@ -301,6 +317,15 @@ public actor DeliveryEngine: Service {
         case .parked(let site, let delay):
             self.metrics.parked.increment()
             self.logger.debug("Parked", metadata: [LogKeys.site: "\(site)", LogKeys.delay: "\(delay)"])
+        case .handedOver(let site):
+            self.metrics.handedOver.increment()
+            self.logger.debug("Handed over to the site's owner", metadata: [LogKeys.site: "\(site)"])
+        case .publish(let records):
+            let logger = self.logger
+            self.log.append(records) { result in
+                guard case .failure(let error) = result else { return }
+                logger.debug("posthorn.control takes nothing now", metadata: [LogKeys.error: "\(error)"])
+            }
         case .wake(let site):
             self.start(.wake(site: site))
         case .scan(let command, let partition, let from, let end, let countMax):

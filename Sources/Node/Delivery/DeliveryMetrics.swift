@@ -7,6 +7,9 @@ struct DeliveryMetrics: Sendable {
     let dead: Counter
     let trimmed: Counter
     let trimFailures: Counter
+    let handedOver: Counter
+    /// Delivery nodes that share the limits; 0 while this one waits to be heard.
+    let nodes: Gauge
     private let outcomes: [Outcome.Kind: Counter]
     private let deliveryTime: Histogram
     private let attemptTime: Histogram
@@ -27,6 +30,14 @@ struct DeliveryMetrics: Sendable {
         self.trimFailures = registry.counter(
             "posthorn_trim_failures_total",
             help: "Times the log did not trim: records then stay for their retention."
+        )
+        self.handedOver = registry.counter(
+            "posthorn_handed_over_total",
+            help: "Records re-published to the owner of their site, whose limit is smaller than the number of nodes."
+        )
+        self.nodes = registry.gauge(
+            "posthorn_delivery_nodes",
+            help: "Delivery nodes that share limits of sites, as this one counts; 0 on one machine and while it waits."
         )
         self.outcomes = Dictionary(
             uniqueKeysWithValues: Outcome.Kind.allCases.map { kind in

@@ -60,7 +60,7 @@ extension DeliveryCore {
     /// Nobody has mail for the site now, and some is parked: a connection shows whether the site is back.
     mutating func probe(_ number: Int, now: Int64) {
         guard let site = self.sites[number], site.outageSince != nil, site.parkedUntil > now,
-            site.connectionCount == 0, !site.isBackingOff(now: now), self.mayBegin,
+            site.connectionCount == 0, site.connectionCountLimit > 0, !site.isBackingOff(now: now), self.mayBegin,
             self.connections.count < self.configuration.connectionCountMax / 4
         else { return }
         self.open(number)

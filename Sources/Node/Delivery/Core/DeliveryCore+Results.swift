@@ -184,7 +184,7 @@ extension DeliveryCore {
 
     /// Puts what is left of the job where it waits. Content that is still in its first record is copied to
     /// `posthorn.content` before, once (DESIGN §2).
-    private mutating func republish(_ job: Job, _ placed: [Placed], outputs: [Record], now: Int64) {
+    mutating func republish(_ job: Job, _ placed: [Placed], outputs: [Record], now: Int64) {
         var staged = Staged(outputs: outputs, entries: [])
         for item in placed {
             // A command given while the job was being tried is about what is left of it.

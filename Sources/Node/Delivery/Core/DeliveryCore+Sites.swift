@@ -85,7 +85,7 @@ extension DeliveryCore {
         let number = self.nextSiteNumber
         self.nextSiteNumber += 1
         self.siteNumbers[plan.id] = number
-        self.sites[number] = Site(plan: plan)
+        self.sites[number] = Site(plan: plan, partition: self.shares?.partition(of: plan.id) ?? 0)
         return number
     }
 
@@ -133,6 +133,10 @@ extension DeliveryCore {
             )
             return
         }
+        if self.handsOver(job, site) {
+            self.handOver(jobID, now: now)
+            return
+        }
         let held = self.partitions[job.position.partition]?.siteCounts[number] ?? 0
         self.noteParked(job, number, now: now)
         let wait = self.expectedWait(site, wasParked: job.wasParked, now: now)
@@ -149,6 +153,10 @@ extension DeliveryCore {
 
     mutating func enqueue(_ jobID: UInt64, now: Int64) {
         guard let job = self.jobs[jobID], let number = job.site else { return }
+        if let site = self.sites[number], self.handsOver(job, site) {
+            self.handOver(jobID, now: now)
+            return
+        }
         self.jobs[jobID]?.stage = .ready
         self.jobs[jobID]?.readySince = now
         self.sites[number]?.ready.append(jobID, wasParked: job.wasParked)
@@ -158,13 +166,17 @@ extension DeliveryCore {
 
     /// Milliseconds until a job that comes now would be tried, as far as can be told.
     func expectedWait(_ site: Site, wasParked: Bool, now: Int64) -> Int64 {
-        guard let head = site.ready.head(wasParked: wasParked), let job = self.jobs[head] else { return 0 }
+        // Until the nodes know of each other everything waits: that says nothing about the site.
+        guard self.shares?.isSettled != false, let head = site.ready.head(wasParked: wasParked),
+            let job = self.jobs[head]
+        else { return 0 }
         return max(now - job.readySince, site.backlogTime(wasParked: wasParked))
     }
 
     /// Gives ready jobs to idle connections, and opens more where that helps.
     mutating func dispatch(_ number: Int, now: Int64) {
         guard self.mayBegin else { return }
+        self.applyShare(number, now: now)
         while self.sites[number]?.ready.isEmpty == false, let connectionID = self.sites[number]?.idle.popLast() {
             guard let jobID = self.sites[number]?.ready.popNext() else { break }
             self.attempt(jobID, on: connectionID, now: now)
@@ -257,11 +269,10 @@ extension DeliveryCore {
         let countMax = self.sites[connection.site]?.plan.messagesPerConnectionMax ?? 0
         if isReusable && (countMax == 0 || connection.transactionCount < countMax) {
             self.becomeIdle(id, now: now)
-        } else if isReusable {
-            self.connections[id]?.state = .closing
-            self.act(.close(connection: id))
         } else {
             self.connections[id]?.state = .closing
+            self.sites[connection.site]?.closingCount += 1
+            if isReusable { self.act(.close(connection: id)) }
         }
         self.flush(now: now)
     }
@@ -331,9 +342,10 @@ extension DeliveryCore {
     }
 
     /// Closes an idle connection.
-    private mutating func retire(_ id: UInt64) {
+    mutating func retire(_ id: UInt64) {
         guard let number = self.connections[id]?.site else { return }
         self.sites[number]?.idle.removeAll { $0 == id }
+        self.sites[number]?.closingCount += 1
         self.connections[id]?.state = .closing
         self.act(.close(connection: id))
     }
@@ -356,7 +368,7 @@ extension DeliveryCore {
                 self.sites[number]?.ready.prepend(jobID, wasParked: job.wasParked)
             }
         case .closing:
-            break
+            self.sites[number]?.closingCount -= 1
         }
         self.dispatch(number, now: now)
         self.dispatchStarved(now: now)

@@ -75,6 +75,10 @@ struct DeliveryCore: Sendable {
         /// For the logger and the counters.
         case report(Outcome)
         case parked(site: String, delay: Int64)
+        /// The job's mail goes to the site's owner.
+        case handedOver(site: String)
+        /// To be appended to `posthorn.control`. Nobody waits for it: what is lost is said again.
+        case publish([Record])
         /// Begin a command that wakes what is parked for the site, or say ``wakeFailed(site:now:)``.
         case wake(site: String)
         /// Then ``scanned(_:_:_:upTo:now:)`` or ``scanFailed(_:)``. An empty result is up to `end`.
@@ -195,10 +199,12 @@ struct DeliveryCore: Sendable {
     var wakes: [String: Wake] = [:]
     var trims: TrimSchedule?
     var isDraining = false
+    /// What this node may use of sites that others serve too; `nil` on one machine.
+    var shares: SiteShares?
     /// Partitions that go to another member as soon as what is past its final dot was answered.
     var leaving: Set<TopicPartition> = []
 
-    init(configuration: Configuration) {
+    init(configuration: Configuration, shares: SiteShares? = nil) {
         precondition(configuration.windowCountMax <= Progress.incompleteCountMax)
         self.configuration = configuration
         self.trims = configuration.trimming.map { TrimSchedule(configuration: $0) }
@@ -207,6 +213,7 @@ struct DeliveryCore: Sendable {
         var siteKeys = configuration.keys
         siteKeys.aliases = [:]
         self.siteKeys = KeySpreading(siteKeys)
+        self.shares = shares
     }
 
     mutating func takeActions() -> [Action] {
@@ -241,6 +248,7 @@ struct DeliveryCore: Sendable {
     mutating func assigned(_ assignments: [Assignment]) {
         for assignment in assignments {
             let delay = (assignment.partition.topic.deferredDelay ?? 0) * 1_000
+            if assignment.partition.topic == .deferredNow { self.shares?.own(assignment.partition.partition) }
             self.partitions[assignment.partition] = Partition(
                 window: PartitionWindow(progress: assignment.progress),
                 delay: delay,
@@ -253,6 +261,7 @@ struct DeliveryCore: Sendable {
     /// it is past its final dot. Then ``isSettled(_:)`` says when ``revoked(_:)`` may follow.
     mutating func revoking(_ partitions: [TopicPartition], now: Int64) {
         self.leaving.formUnion(partitions)
+        self.disown(partitions)
         for job in Array(self.jobs.values) where self.leaving.contains(job.position.partition) {
             switch job.stage {
             case .routing, .reading, .ready: self.forget(job)
@@ -292,6 +301,7 @@ struct DeliveryCore: Sendable {
     /// them is not ours to write.
     mutating func revoked(_ partitions: [TopicPartition]) {
         let gone = Set(partitions)
+        self.disown(partitions)
         self.leaving.subtract(gone)
         self.dirtyPartitions.subtract(gone)
         self.builder.drop(gone)
@@ -341,6 +351,7 @@ struct DeliveryCore: Sendable {
         for partition in Array(self.partitions.keys) {
             self.advance(partition, now: now)
         }
+        self.tickShares(now: now)
         self.tickSites(now: now)
         self.tickCommands()
         self.tickTrims(now: now)

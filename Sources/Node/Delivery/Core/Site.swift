@@ -1,11 +1,17 @@
 /// What is known and queued for one site: where mail for some destination domains really goes (DESIGN §5).
 struct Site: Sendable {
     var plan: SitePlan
+    /// Of the site's key: whoever reads the zero-delay tier there is its owner.
+    let partition: Int32
     /// Jobs with their content at hand.
     var ready = SiteQueue()
     /// Connections that wait for a transaction; the one used last is used first.
     var idle: [UInt64] = []
     var connectingCount = 0
+    /// Connections that were told to close and have not yet.
+    var closingCount = 0
+    /// This node's part of the site's limit; `nil` on one machine, where all of it is.
+    var share: Int?
     /// Jobs that belong to the site, wherever they are.
     var jobCount = 0
     /// All connections: connecting, idle and busy.
@@ -32,8 +38,9 @@ struct Site: Sendable {
     static let backoffMax: Int64 = 600_000
     static let outageMemory: Int64 = 3_600_000
 
-    init(plan: SitePlan) {
+    init(plan: SitePlan, partition: Int32) {
         self.plan = plan
+        self.partition = partition
         self.concurrency = min(Self.concurrencyStart, Double(plan.connectionCountMax))
     }
 
@@ -47,7 +54,19 @@ struct Site: Sendable {
         self.outageSince == nil || now >= max(self.backoffUntil + Self.outageMemory, self.parkedUntil)
     }
 
-    var connectionCountLimit: Int { max(1, Int(self.concurrency)) }
+    /// Connections that the site seems to bear.
+    var concurrencyLimit: Int { max(1, Int(self.concurrency)) }
+
+    /// Connections that it may have: what it seems to bear, within this node's share.
+    var connectionCountLimit: Int { min(self.concurrencyLimit, self.share ?? .max) }
+
+    /// Connections that are not closing.
+    var activeCount: Int { self.connectionCount - self.closingCount }
+
+    /// Connections that would be used now if there were no shares.
+    var wantedCount: Int {
+        min(self.concurrencyLimit, self.activeCount - self.connectingCount - self.idle.count + self.ready.count)
+    }
 
     /// - Parameter duration: microseconds.
     mutating func finishedTransaction(duration: Int64) {
@@ -59,7 +78,7 @@ struct Site: Sendable {
     /// Milliseconds until a job that comes now is tried, by what transactions have taken; 0 while nothing is known.
     func backlogTime(wasParked: Bool) -> Int64 {
         let count = self.ready.countAhead(wasParked: wasParked)
-        return Int64(Double(count) * self.transactionTime / Double(self.connectionCountLimit))
+        return Int64(Double(count) * self.transactionTime / Double(max(1, self.connectionCountLimit)))
     }
 
     /// A connection was made: the outage is over, as far as that tells.

@@ -4,6 +4,8 @@ import Synchronization
 /// What a sink has seen, counted from any event loop.
 final class SinkCounters: Sendable {
     let connections = Atomic<Int>(0)
+    private let open = Atomic<Int>(0)
+    private let openMax = Atomic<Int>(0)
     let messages = Atomic<Int>(0)
     /// Accepted with a message that was accepted.
     let recipients = Atomic<Int>(0)
@@ -14,11 +16,32 @@ final class SinkCounters: Sendable {
     let drops = Atomic<Int>(0)
     let tlsSessions = Atomic<Int>(0)
 
+    /// A connection is there. Returns its number, from 1.
+    func opened() -> Int {
+        let open = self.open.wrappingAdd(1, ordering: .relaxed).newValue
+        var most = self.openMax.load(ordering: .relaxed)
+        while open > most {
+            let (isExchanged, current) = self.openMax.weakCompareExchange(
+                expected: most,
+                desired: open,
+                ordering: .relaxed
+            )
+            if isExchanged { break }
+            most = current
+        }
+        return self.connections.wrappingAdd(1, ordering: .relaxed).newValue
+    }
+
+    func closed() {
+        self.open.wrappingSubtract(1, ordering: .relaxed)
+    }
+
     func snapshot(elapsed: Duration) -> SinkSummary {
         let seconds = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) * 1e-18
         let messages = self.messages.load(ordering: .relaxed)
         return SinkSummary(
             connections: self.connections.load(ordering: .relaxed),
+            connectionsAtOnce: self.openMax.load(ordering: .relaxed),
             messages: messages,
             recipients: self.recipients.load(ordering: .relaxed),
             octets: self.octets.load(ordering: .relaxed),
@@ -35,6 +58,8 @@ final class SinkCounters: Sendable {
 /// The counts as printed and as JSON.
 struct SinkSummary: Codable, Sendable {
     var connections: Int
+    /// The most that were open at one time.
+    var connectionsAtOnce: Int
     var messages: Int
     var recipients: Int
     var octets: Int
@@ -48,7 +73,7 @@ struct SinkSummary: Codable, Sendable {
 
     var text: String {
         "\(self.messages) messages, \(self.recipients) recipients, \(self.octets) octets, "
-            + "\(self.connections) connections, \(self.temporaryFailures) temporary and "
+            + "\(self.connections) connections (\(self.connectionsAtOnce) at once), \(self.temporaryFailures) temporary and "
             + "\(self.permanentFailures) permanent failures, \(self.drops) drops in "
             + String(format: "%.1f s (%.0f messages/s)", self.seconds, self.messagesPerSecond)
     }

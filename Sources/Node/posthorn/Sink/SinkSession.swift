@@ -64,7 +64,7 @@ final class SinkSession: ChannelInboundHandler {
     // MARK: - Channel events
 
     func channelActive(context: ChannelHandlerContext) {
-        let number = self.shared.counters.connections.wrappingAdd(1, ordering: .relaxed).newValue
+        let number = self.shared.counters.opened()
         self.random = SeededRandom(seed: self.behaviour.seed &* 0x2545_f491_4f6c_dd1d &+ UInt64(number))
         self.output = context.channel.allocator.buffer(capacity: 512)
         if self.drops(.connect) {
@@ -97,6 +97,7 @@ final class SinkSession: ChannelInboundHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
+        self.shared.counters.closed()
         self.isClosing = true
         context.fireChannelInactive()
     }
