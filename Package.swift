@@ -146,6 +146,14 @@ let package = Package(
         ),
 
         // Tests mirror the sources.
+        .target(
+            // The envelope's next version, to show that nodes of two versions work side by side.
+            name: "NextSchema",
+            dependencies: [protobuf],
+            path: "Tests/Support/NextSchema",
+            exclude: ["next-envelope.proto"],
+            swiftSettings: settings
+        ),
         tests("MailTests", "MailTests", ["Mail"]),
         tests("SMTPTests", "SMTPTests", ["SMTP", "Mail", "Digests"]),
         tests("DNSTests", "DNSTests", ["DNS", "Mail"]),
@@ -159,9 +167,10 @@ let package = Package(
             name: "TestSupport",
             dependencies: ["ClusterLog", "Mail"],
             path: "Tests/Support",
+            exclude: ["NextSchema"],
             swiftSettings: settings
         ),
-        tests("RecordsTests", "RecordsTests", ["Records", "ClusterLog", "Mail", "TestSupport", nioCore]),
+        tests("RecordsTests", "RecordsTests", ["Records", "NextSchema", "ClusterLog", "Mail", "TestSupport", nioCore]),
         tests(
             "Simulation",
             "Simulation",
@@ -179,7 +188,8 @@ let package = Package(
             "DeliveryTests",
             "DeliveryTests",
             [
-                "Delivery", "SMTP", "Mail", "DNS", "Resolver", "Records", "ClusterLog", "NodeSupport", nioCore,
+                "Delivery", "SMTP", "Mail", "DNS", "Resolver", "Records", "NextSchema", "ClusterLog", "NodeSupport",
+                nioCore,
                 nioPosix, nioSSL, collections, logging,
             ]
         ),

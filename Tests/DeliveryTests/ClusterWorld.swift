@@ -374,7 +374,7 @@ struct ClusterWorld {
         case .pause(let ids): self.nodes[id]?.paused.formUnion(ids)
         case .resume(let ids): self.nodes[id]?.paused.subtract(ids)
         case .wake(let site): core.wakeFailed(site: site, now: self.now)
-        case .abort, .release, .report, .parked, .scan, .dead: break
+        case .abort, .release, .report, .parked, .scan, .dead, .trim: break
         }
     }
 }

@@ -15,7 +15,10 @@ struct DeliveryWorld {
     typealias Remote = (OutboundTransaction, Recipient) -> RecipientResult
 
     var core: DeliveryCore
+    /// The log's time, and so that of its records.
     var now: Int64 = 1_800_000_000_000
+    /// How far the node's clock is ahead of it.
+    var skew: Int64 = 0
     var partitions: [TopicPartition: [StoredRecord]] = [:]
     var progress: [TopicPartition: Progress] = [:]
     var paused: Set<TopicPartition> = []
@@ -31,6 +34,7 @@ struct DeliveryWorld {
     /// Content of messages that remotes took, by message and recipient.
     var arrived: [String: Int] = [:]
     var stepFailuresLeft = 0
+    var contentFailuresLeft = 0
     /// Steps are written only when the test says so.
     var holdsSteps = false
     var heldStep: Step?
@@ -87,6 +91,9 @@ struct DeliveryWorld {
         for partition in 0..<partitionCount { self.partitions[TopicPartition(.content, Int32(partition))] = [] }
         self.assign()
     }
+
+    /// What the node takes for the time.
+    var clock: Int64 { self.now + self.skew }
 
     var partitionCount: Int { self.partitions.keys.filter { $0.topic == .accepted }.count }
 
@@ -173,8 +180,8 @@ struct DeliveryWorld {
             self.cursors[id] = from + batch.count
             let start = self.startProgress(id)
             let fresh = batch.filter { !start.isDone($0.position.offset) }
-            if !fresh.isEmpty { self.core.received(id, Array(fresh), now: self.now) }
-            self.core.flush(now: self.now)
+            if !fresh.isEmpty { self.core.received(id, Array(fresh), now: self.clock) }
+            self.core.flush(now: self.clock)
             self.perform()
         }
     }
@@ -203,7 +210,7 @@ struct DeliveryWorld {
         case .resolve where self.holdsRouting: break
         case .resolve(let domain):
             let site = self.site(of: domain)
-            self.core.routed(domain, .site(site), validUntil: self.now + 60_000, now: self.now)
+            self.core.routed(domain, .site(site), validUntil: self.clock + 60_000, now: self.clock)
         case .read where self.holdsReads:
             self.heldReads.append(action)
         case .read(let reference, let job):
@@ -211,30 +218,34 @@ struct DeliveryWorld {
             do throws(RecordLogError) {
                 guard let record else { throw RecordLogError(.notFound, isRetriable: false) }
                 try reference.check(record)
-                self.core.contentRead(job, .success(record.value), now: self.now)
+                self.core.contentRead(job, .success(record.value), now: self.clock)
             } catch {
-                self.core.contentRead(job, .failure(error), now: self.now)
+                self.core.contentRead(job, .failure(error), now: self.clock)
             }
         case .append where self.holdsAppends:
             self.heldAppends.append(action)
+        case .append(_, let job) where self.contentFailuresLeft > 0:
+            self.contentFailuresLeft -= 1
+            let error = RecordLogError(.notDurable, isRetriable: true)
+            self.core.contentAppended(job, .failure(error), now: self.clock)
         case .append(let record, let job):
             let position = self.append(record)
             self.core.contentAppended(
                 job,
                 .success(Reference(to: record, at: position, in: Self.clusterID)),
-                now: self.now
+                now: self.clock
             )
-            self.core.flush(now: self.now)
+            self.core.flush(now: self.clock)
         case .open(let id, let target):
             let host = target.endpoints.first?.host ?? ""
             if self.refusesConnections.contains(host) {
                 self.refusedCount += 1
-                self.core.connectionClosed(id, failure: Self.refused, now: self.now)
+                self.core.connectionClosed(id, failure: Self.refused, now: self.clock)
             } else {
                 self.openConnections[id] = host
                 var facts = Self.facts(host)
                 facts.recipientCountMax = self.recipientCountMax
-                self.core.connectionReady(id, facts: facts, now: self.now)
+                self.core.connectionReady(id, facts: facts, now: self.clock)
             }
         case .send(let id, let transaction):
             self.sent.append((id, transaction))
@@ -244,7 +255,7 @@ struct DeliveryWorld {
             break
         case .close(let id):
             if self.openConnections.removeValue(forKey: id) != nil {
-                self.core.connectionClosed(id, failure: nil, now: self.now)
+                self.core.connectionClosed(id, failure: nil, now: self.clock)
             }
         case .pause(let ids): self.paused.formUnion(ids)
         case .resume(let ids): self.paused.subtract(ids)
@@ -259,7 +270,7 @@ struct DeliveryWorld {
         case .scan(let command, let partition, let from, let end, let countMax):
             let records = (self.partitions[partition] ?? []).dropFirst(Int(from.rawValue)).prefix(countMax)
             let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
-            _ = self.core.scanned(command, partition, Array(records), upTo: next, now: self.now)
+            _ = self.core.scanned(command, partition, Array(records), upTo: next, now: self.clock)
         case .dead: self.deadCount += 1
         case .trim(let offsets):
             self.trims.append((self.now, offsets))
@@ -296,7 +307,7 @@ struct DeliveryWorld {
             )
         }
         guard !marks.isEmpty else { return }
-        _ = self.core.begin(.wake(id: "w\(self.wakeCount)", site: site, marks: marks), now: self.now)
+        _ = self.core.begin(.wake(id: "w\(self.wakeCount)", site: site, marks: marks), now: self.clock)
     }
 
     mutating func performHeldStep() {
@@ -309,7 +320,7 @@ struct DeliveryWorld {
     private mutating func write(_ step: Step) {
         if self.stepFailuresLeft > 0 {
             self.stepFailuresLeft -= 1
-            self.core.stepped(.failure(RecordLogError(.notDurable, isRetriable: true)), now: self.now)
+            self.core.stepped(.failure(RecordLogError(.notDurable, isRetriable: true)), now: self.clock)
             return
         }
         for output in step.outputs {
@@ -321,7 +332,7 @@ struct DeliveryWorld {
             }
         }
         for (id, progress) in step.progress { self.progress[id] = progress }
-        self.core.stepped(.success(()), now: self.now)
+        self.core.stepped(.success(()), now: self.clock)
     }
 
     private func command(at position: Position) -> OperatorCommand? {
@@ -353,9 +364,9 @@ struct DeliveryWorld {
                 isInDoubt: isInDoubt
             ),
             isReusable: isReusable,
-            now: self.now
+            now: self.clock
         )
-        if !isReusable { self.core.connectionClosed(connection, failure: nil, now: self.now) }
+        if !isReusable { self.core.connectionClosed(connection, failure: nil, now: self.clock) }
     }
 
     /// Lets time pass in ticks, reading and performing as it goes.
@@ -363,7 +374,7 @@ struct DeliveryWorld {
         let end = self.now + milliseconds
         while self.now < end {
             self.now += tick
-            self.core.tick(now: self.now)
+            self.core.tick(now: self.clock)
             self.perform()
             self.deliverRecords()
         }

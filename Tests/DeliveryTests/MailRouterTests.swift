@@ -3,6 +3,7 @@ import Mail
 import NIOCore
 import NodeSupport
 import Resolver
+import SMTP
 import Testing
 
 @testable import Delivery

@@ -39,9 +39,13 @@ class Kafka:
     def create(self, topics, partitions):
         """Topics of the mock, which has no admin API."""
         for topic in topics:
-            self.process.stdin.write(f"{topic} {partitions}\n")
-            self.process.stdin.flush()
-            assert self.process.stdout.readline() == f"MADE {topic}\n"
+            self.tell("make", topic, partitions)
+
+    def tell(self, command, *arguments):
+        """The mock does what mock_kafka.py says of the command."""
+        self.process.stdin.write(" ".join(str(each) for each in [command, *arguments]) + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == f"DONE {command}\n"
 
     def discard(self):
         if self.process:

@@ -38,7 +38,12 @@ struct AuthenticationFuzzTests {
                 switch step {
                 case .challenge(let challenge):
                     number += 1
-                    let answer = client.respond(to: Array(Base64.encode(challenge).utf8)) ?? ""
+                    let answer =
+                        switch client.respond(to: Array(Base64.encode(challenge).utf8)) {
+                        case .line(let text): text
+                        case .derive(let derivation): client.derived(derivation.key()) ?? ""
+                        case .broken: ""
+                        }
                     step = exchange.received(pass(Base64.decode(answer) ?? [], number))
                 case .lookUp(let userName):
                     let record = userName == Self.user ? Self.record : nil

@@ -15,7 +15,7 @@ final class KafkaCluster: @unchecked Sendable {
 
     let bootstrap: String
     let isMock: Bool
-    private let mock: OpaquePointer?
+    let mock: OpaquePointer?
     private let host: OpaquePointer?
 
     init(brokerCount: Int32 = 3, isMock: Bool? = nil) {
@@ -63,8 +63,13 @@ final class KafkaCluster: @unchecked Sendable {
         return plan
     }
 
-    func withLog(topics: [Topic], _ body: (any RecordLog) async throws -> Void) async throws {
-        let configuration = self.configuration()
+    func withLog(
+        topics: [Topic],
+        adjusting adjust: (inout KafkaConfiguration) -> Void = { _ in },
+        _ body: (any RecordLog) async throws -> Void
+    ) async throws {
+        var configuration = self.configuration()
+        adjust(&configuration)
         try self.create(topics, configuration)
         let log = try await self.open(configuration, topics)
         do {

@@ -45,7 +45,7 @@ struct ConfigurationLoaderTests {
     @Test("Without a word about addresses nobody but this machine reaches a listener")
     func listensOnLoopback() throws {
         #expect(try load("").listeners.map(\.address) == ["127.0.0.1"])
-        let listeners = try load("listeners: [{port: 2525}, {kind: submission, address: \"::\"}]").listeners
+        let listeners = try load("listeners: [{port: 2525}, {port: 2526, address: \"::\"}]").listeners
         #expect(listeners.map(\.address) == ["127.0.0.1", "::"])
     }
 
@@ -312,7 +312,7 @@ struct ConfigurationLoaderTests {
 
     @Test("Passwords are not sent or taken in the clear unless somebody insists")
     func plaintextPasswords() {
-        let submission = "listeners: [{kind: submission}]\ncredentials-file: /u\n"
+        let submission = "listeners: [{kind: submission, address: \"::\"}]\ncredentials-file: /u\n"
         #expect(problems(submission, files: ["/u"]).count == 1)
         #expect(problems(submission + "smtp: {allow-plain-auth-without-tls: true}", files: ["/u"]) == [])
         let route = "routes: [{match: a.example, via: \"smtp b.example\", auth: {user: u, password-file: /p}, tls: "

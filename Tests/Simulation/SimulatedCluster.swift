@@ -296,7 +296,7 @@ struct SimulatedCluster {
         case .wake(let site): self.nodes[node]?.core.wakeFailed(site: site, now: self.now)
         case .scan(let command, _, _, _, _): self.nodes[node]?.core.scanFailed(command)
         // Every transaction here is past its final dot: its answer is waited for.
-        case .abort, .release, .report, .parked, .dead: break
+        case .abort, .release, .report, .parked, .dead, .trim, .handedOver, .publish: break
         }
     }
 

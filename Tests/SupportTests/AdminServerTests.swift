@@ -323,7 +323,7 @@ struct AdminServerTests {
             let answer = try await self.ask(port, "POST /queue/flush", headers: typed, body: #"{"all":true}"#)
             #expect(answer.status == 200)
         }
-        try await self.withServer(token: "secret") { port in
+        try await self.withServer(token: "secret") { (port: Int) async throws in
             let headers = ["Host: queue.cluster.local", "Authorization: Bearer secret"]
             #expect(try await self.ask(port, "GET /queue/summary", headers: headers).status == 200)
             let page = headers + ["Origin: http://queue.cluster.local"]

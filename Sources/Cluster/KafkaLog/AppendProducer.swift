@@ -24,21 +24,27 @@ final class AppendProducer: Sendable {
         var isClosing = false
         var client: KafkaClient?
         var areBrokersDown = false
+        var lastError: KafkaError?
         /// An append was not acknowledged in time: until then no other is let to try.
         var suspectUntil = DispatchTime(uptimeNanoseconds: 0)
     }
 
     /// How long nothing is accepted after an append that was not acknowledged; the next one tries again.
     private static let suspicion: DispatchTimeInterval = .seconds(5)
+    /// A producer that fails for good sooner than this after the one before (milliseconds) is not replaced at once.
+    private static let replacementInterval: Int64 = 10_000
+    private static let replacementPause = 1_000
 
     private let configuration: KafkaConfiguration
     private let partitioner: Partitioner
+    private let clock: BrokerClock
     private let logger: Logger
     private let state: Mutex<State>
     private let ended = DispatchSemaphore(value: 0)
 
-    init(configuration: KafkaConfiguration, logger: Logger) throws(KafkaError) {
+    init(configuration: KafkaConfiguration, clock: BrokerClock, logger: Logger) throws(KafkaError) {
         self.configuration = configuration
+        self.clock = clock
         self.partitioner = Partitioner(partitionCount: configuration.partitionCount)
         self.logger = logger
         self.state = Mutex(State())
@@ -51,7 +57,8 @@ final class AppendProducer: Sendable {
         try KafkaClient(
             .producer,
             settings: self.configuration.appending,
-            names: TopicNames(prefix: self.configuration.prefix)
+            names: TopicNames(prefix: self.configuration.prefix),
+            clock: self.clock
         )
     }
 
@@ -63,6 +70,9 @@ final class AppendProducer: Sendable {
         get { self.state.withLock { $0.areBrokersDown } }
         set { self.state.withLock { $0.areBrokersDown = newValue } }
     }
+
+    /// What librdkafka last complained about, other than that no broker is left.
+    var lastError: KafkaError? { self.state.withLock { $0.lastError } }
 
     /// The last append that was answered was not acknowledged, a moment ago.
     var isSuspect: Bool { self.state.withLock { $0.suspectUntil > .now() } }
@@ -166,6 +176,7 @@ final class AppendProducer: Sendable {
     // MARK: The thread
 
     private func run() {
+        var replacedAt: Int64?
         while let client = self.client {
             var completions: [() -> Void] = []
             var isBroken = false
@@ -175,7 +186,13 @@ final class AppendProducer: Sendable {
                     completions += self.finish(reports)
                 case .error(let error):
                     isBroken = isBroken || error.isFatal
-                    if error.is(RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) { self.areBrokersDown = true }
+                    self.state.withLock { state in
+                        if error.is(RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
+                            state.areBrokersDown = true
+                        } else {
+                            state.lastError = error
+                        }
+                    }
                     self.logger.warning("Kafka", metadata: ["error": "\(error)", "client": "appends"])
                 case .log(let level, let facility, let text):
                     self.logger.kafka(level: level, facility: facility, text: text)
@@ -184,7 +201,12 @@ final class AppendProducer: Sendable {
                 }
             }
             for complete in completions { complete() }
-            if isBroken { self.replace(client) }
+            if isBroken {
+                let now = BrokerClock.monotonic
+                let isAgain = replacedAt.map { now - $0 < Self.replacementInterval } ?? false
+                self.replace(client, isAgain: isAgain)
+                replacedAt = BrokerClock.monotonic
+            }
             let isDone = self.state.withLock { $0.isClosing && $0.pending.isEmpty }
             if isDone { break }
         }
@@ -194,29 +216,47 @@ final class AppendProducer: Sendable {
 
     /// An idempotent producer that failed for good is made anew (librdkafka 2.0.2: after a disconnect a sequence can be
     /// lost for ever). What it had not answered is possibly stored: its callers are told that it is not durable.
-    private func replace(_ old: KafkaClient) {
+    ///
+    /// - Parameter isAgain: the one before failed a moment ago, as when the brokers refuse this node: then it takes its
+    ///   time, and no mail is let in meanwhile.
+    private func replace(_ old: KafkaClient, isAgain: Bool) {
         self.logger.error("Kafka: the producer failed for good and is replaced")
         old.purge()
         var completions: [() -> Void] = []
         while old.queuedCount > 0 {
             for case .reports(let reports) in old.poll(timeout: 100) { completions += self.finish(reports) }
         }
-        do throws(KafkaError) {
-            let client = try self.makeClient()
-            self.state.withLock { $0.client = client }
-        } catch {
-            self.logger.critical("Kafka: no producer could be made", metadata: ["error": "\(error)"])
-        }
         for complete in completions { complete() }
+        if isAgain { self.waitToReplace() }
+        while !self.state.withLock({ $0.isClosing }) {
+            do throws(KafkaError) {
+                let client = try self.makeClient()
+                return self.state.withLock { $0.client = client }
+            } catch {
+                self.logger.critical("Kafka: no producer could be made", metadata: ["error": "\(error)"])
+                self.waitToReplace()
+            }
+        }
     }
 
-    /// Refuses what comes after, waits for what was appended (at most the append timeout), ends the thread.
-    func close() async {
+    /// The old producer refuses whatever comes meanwhile.
+    private func waitToReplace() {
+        self.state.withLock { $0.suspectUntil = .now() + Self.suspicion }
+        OwnThread.pause(milliseconds: Self.replacementPause)
+    }
+
+    /// Refuses what comes after.
+    func beginClosing() {
         let client = self.state.withLock { state in
             state.isClosing = true
             return state.client
         }
         client?.wake()
+    }
+
+    /// Refuses what comes after, waits for what was appended (at most the append timeout), ends the thread.
+    func close() async {
+        self.beginClosing()
         await withCheckedContinuation { continuation in
             OwnThread.start(name: "kafka-close") {
                 self.ended.wait()

@@ -1,6 +1,31 @@
 import CRdKafka
 import ClusterLog
 
+extension KafkaError {
+    fileprivate var isAboutCredentials: Bool {
+        self.is(
+            RD_KAFKA_RESP_ERR__AUTHENTICATION,
+            RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED,
+            RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM,
+            RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE
+        )
+    }
+}
+
+extension KafkaError? {
+    /// What to look at when no broker can be spoken to; the error is the last that was seen.
+    var advice: String {
+        switch self {
+        case let error? where error.isAboutCredentials:
+            "check kafka.username, kafka.password-file and kafka.mechanism"
+        case let error? where error.is(RD_KAFKA_RESP_ERR__SSL):
+            "check kafka.security, kafka.authorities, kafka.certificate and kafka.key"
+        default:
+            "check the address, kafka.security and the credentials"
+        }
+    }
+}
+
 extension RecordLogError {
     /// What a caller of the log is told; the reason names what to change.
     init(_ error: KafkaError, while action: String) {
@@ -28,11 +53,16 @@ extension RecordLogError {
                 isRetriable: true,
                 reason: reason + "; the user of kafka.username may not do this: give it the right on the brokers"
             )
-        case RD_KAFKA_RESP_ERR__AUTHENTICATION, RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+        case RD_KAFKA_RESP_ERR__AUTHENTICATION, RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED,
+            RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM, RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE,
+            RD_KAFKA_RESP_ERR__SSL:
+            self.init(.unavailable, isRetriable: true, reason: "\(reason); \(Optional(error).advice)")
+        case RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+            RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND:
             self.init(
-                .unavailable,
+                .notDurable,
                 isRetriable: true,
-                reason: reason + "; check kafka.username, kafka.password-file and kafka.mechanism"
+                reason: reason + "; brokers are out of reach, or fewer replicas in sync than min.insync.replicas"
             )
         case RD_KAFKA_RESP_ERR__TRANSPORT, RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, RD_KAFKA_RESP_ERR__RESOLVE,
             RD_KAFKA_RESP_ERR__TIMED_OUT, RD_KAFKA_RESP_ERR__WAIT_COORD:

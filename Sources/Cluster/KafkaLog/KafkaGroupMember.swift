@@ -14,6 +14,8 @@ final class KafkaGroupMember: GroupMember {
         var isClosing = false
         /// Partitions whose log seems to end before what the group has done; the brokers are asked.
         var suspects: Set<TopicPartition> = []
+        /// Partitions that librdkafka does not seek in: assigned anew once no rebalance waits for us.
+        var restarts: Set<TopicPartition> = []
         var leaving: [CheckedContinuation<Void, Never>] = []
         var failure: RecordLogError?
     }
@@ -39,6 +41,7 @@ final class KafkaGroupMember: GroupMember {
         topics: TopicSelection,
         configuration: KafkaConfiguration,
         transactionalID: String,
+        clock: BrokerClock,
         committed: RecordReader,
         logger: Logger,
         didLeave: @escaping @Sendable (KafkaGroupMember) -> Void
@@ -61,6 +64,7 @@ final class KafkaGroupMember: GroupMember {
                 isStored: { position throws(KafkaError) in try committed.holds(position) },
                 commit: { progress throws(KafkaError) in try client.commit(progress) }
             ),
+            clock: clock,
             logger: logger
         )
         owner.set(self)
@@ -261,12 +265,12 @@ final class KafkaGroupMember: GroupMember {
         for partition in suspects {
             do throws(KafkaError) {
                 let bounds = try self.client.bounds(partition, timeout: Self.suspectTimeout)
-                self.state.withLock { state in
+                let left = self.state.withLock { state -> Progress? in
                     state.suspects.remove(partition)
-                    if state.member.isBeyond(partition, bounds.upperBound) {
-                        state.member.cut(partition, found: bounds.upperBound)
-                    }
+                    guard state.member.isBeyond(partition, bounds.upperBound) else { return nil }
+                    return state.member.cut(partition, found: bounds.upperBound)
                 }
+                if let left { self.takeBack(partition, to: left) }
                 self.wakeCaller()
             } catch {
                 self.logger.warning("Kafka", metadata: ["error": "\(error)", "partition": "\(partition)"])
@@ -338,21 +342,34 @@ final class KafkaGroupMember: GroupMember {
         }
         do throws(KafkaError) {
             let bounds = try self.client.bounds(partition, timeout: Self.committedTimeout)
-            self.state.withLock { state in
-                guard let next = state.member.nextOffset(partition) else { return }
+            let left = self.state.withLock { state -> Progress? in
+                guard let next = state.member.nextOffset(partition) else { return nil }
                 if next < bounds.lowerBound {
                     state.member.truncated(partition, found: bounds.lowerBound)
                 } else if next > bounds.upperBound {
-                    state.member.cut(partition, found: bounds.upperBound)
+                    return state.member.cut(partition, found: bounds.upperBound)
                 } else {
                     state.member.seek(partition, to: next)
                 }
+                return nil
             }
+            if let left { self.takeBack(partition, to: left) }
         } catch {
             self.state.withLock { state in
                 guard let next = state.member.nextOffset(partition) else { return }
                 state.member.seek(partition, to: next)
             }
+        }
+    }
+
+    /// The group's commit must not stand above the end of a log that was cut: what is appended there is new, and whoever
+    /// is assigned the partition next would take it for done.
+    private func takeBack(_ partition: TopicPartition, to progress: Progress) {
+        do throws(KafkaError) {
+            try self.client.commit([partition: progress])
+        } catch {
+            // The first step past the new records does it too.
+            self.logger.error("Kafka: the progress was not taken back", metadata: ["error": "\(error)"])
         }
     }
 
@@ -373,14 +390,38 @@ final class KafkaGroupMember: GroupMember {
                 self.seek(partition, offset)
             }
         }
+        self.restart()
     }
 
     private func seek(_ partition: TopicPartition, _ offset: Offset) {
         do throws(KafkaError) {
             try self.client.seek(partition, to: offset, timeout: Self.committedTimeout)
         } catch {
+            // What was out of range is not fetched any more, and librdkafka seeks only in what it fetches.
+            if error.is(RD_KAFKA_RESP_ERR__STATE) {
+                _ = self.state.withLock { $0.restarts.insert(partition) }
+                return
+            }
             self.logger.warning("Kafka: seek", metadata: ["error": "\(error)", "partition": "\(partition)"])
         }
         self.state.withLock { $0.member.seekEnded(partition) }
+    }
+
+    /// Assigns partitions anew. Not while a revocation waits: librdkafka would take that for the answer to it.
+    private func restart() {
+        let restarts = self.state.withLock { state in
+            state.member.isRevoking ? [] : exchange(&state.restarts, with: [])
+        }
+        for partition in restarts {
+            guard let offset = self.state.withLock({ $0.member.nextOffset(partition) }) else { continue }
+            do throws(KafkaError) {
+                try self.client.unassign([partition])
+                try self.client.assign([(partition, offset)])
+            } catch {
+                self.logger.error("Kafka: not read on", metadata: ["error": "\(error)", "partition": "\(partition)"])
+                self.state.withLock { $0.failure = RecordLogError(error, while: "read on \(partition)") }
+            }
+            self.state.withLock { $0.member.seekEnded(partition) }
+        }
     }
 }

@@ -25,6 +25,10 @@ public final class KafkaLog: RecordLog {
     private static let callTimeout: Int32 = 5_000
     /// Half seconds that findings get to vanish when a node starts.
     private static let newTopicPatience = 10
+    /// A report this old (milliseconds) no longer says what time it is on the brokers.
+    private static let clockAgeMax: Int64 = 60_000
+    /// Tenths of seconds that a node that starts waits to learn the brokers' time.
+    private static let clockPatience = 50
 
     public let clusterID: ClusterID
     public var partitionCount: Int { self.configuration.partitionCount }
@@ -33,6 +37,9 @@ public final class KafkaLog: RecordLog {
     private let appends: AppendProducer
     private let references: RecordReader
     private let committed: RecordReader
+    private let clock = BrokerClock()
+    /// Whether the brokers' time is asked for when no append tells it.
+    private let asksForTime: Bool
     private let asking = WorkThread<Void>()
     /// Apart from `asking`: a trim waits for the replicas of every partition.
     private let trimming = WorkThread<Void>()
@@ -75,22 +82,26 @@ public final class KafkaLog: RecordLog {
         self.names = TopicNames(prefix: configuration.prefix)
         self.logger = logger
         do throws(KafkaError) {
-            self.appends = try AppendProducer(configuration: configuration, logger: logger)
+            self.appends = try AppendProducer(configuration: configuration, clock: self.clock, logger: logger)
             self.references = try RecordReader(configuration: configuration, isolation: .uncommitted, logger: logger)
             self.committed = try RecordReader(configuration: configuration, isolation: .committed, logger: logger)
         } catch {
             throw RecordLogError(.configuration, isRetriable: false, reason: error.text)
         }
-        guard let client = self.appends.client else { throw RecordLogError(.closed, isRetriable: false) }
-        guard let id = client.clusterID(timeout: Int32(clamping: timeout.components.seconds * 1_000)) else {
-            let reason =
-                "No broker of kafka.bootstrap (\(configuration.bootstrap)) answered; check the address, "
-                + "kafka.security and the credentials."
-            throw RecordLogError(.unavailable, isRetriable: true, reason: reason)
-        }
-        self.clusterID = ClusterID(configuration.prefix == "posthorn" ? id : "\(id)/\(configuration.prefix)")
+        // The mock stamps with a number of its own.
+        self.asksForTime = !configuration.commitsApart && plan.entries.contains { $0.topic == .control }
         self.inSyncMin = configuration.isTestCluster ? 1 : plan.inSyncMin
-        try Self.check(client, plan, configuration, logger)
+        do throws(RecordLogError) {
+            self.clusterID = try Self.connect(self.appends, configuration, timeout)
+            guard let client = self.appends.client else { throw RecordLogError(.closed, isRetriable: false) }
+            try Self.check(client, plan, configuration, logger)
+        } catch {
+            self.appends.beginClosing()
+            self.references.close()
+            self.committed.close()
+            throw error
+        }
+        self.learnTime()
         self.asking.start(name: "kafka-asking", interval: nil, make: {}, idle: { _ in }, end: { _ in })
         self.trimming.start(name: "kafka-trimming", interval: nil, make: {}, idle: { _ in }, end: { _ in })
         self.watching.start(
@@ -100,6 +111,46 @@ public final class KafkaLog: RecordLog {
             idle: { [weak self] _ in self?.watch() },
             end: { _ in }
         )
+    }
+
+    private static func connect(
+        _ appends: AppendProducer,
+        _ configuration: KafkaConfiguration,
+        _ timeout: Duration
+    ) throws(RecordLogError) -> ClusterID {
+        guard let client = appends.client else { throw RecordLogError(.closed, isRetriable: false) }
+        guard let id = client.clusterID(timeout: Int32(clamping: timeout.components.seconds * 1_000)) else {
+            let error = appends.lastError
+            let last = error.map { " The last error was: \($0)." } ?? ""
+            let reason = "No broker of kafka.bootstrap (\(configuration.bootstrap)) answered; \(error.advice).\(last)"
+            throw RecordLogError(.unavailable, isRetriable: true, reason: reason)
+        }
+        return ClusterID(configuration.prefix == "posthorn" ? id : "\(id)/\(configuration.prefix)")
+    }
+
+    /// Waits a little for the brokers' time: without it delays would begin by this machine's clock.
+    private func learnTime() {
+        guard self.asksForTime else { return }
+        self.askForTime()
+        var patience = Self.clockPatience
+        while self.clock.time() == nil, patience > 0 {
+            patience -= 1
+            OwnThread.pause(milliseconds: 100)
+        }
+        guard let time = self.clock.time() else {
+            return self.logger.warning("The brokers' time is not known yet: delays follow this machine's clock")
+        }
+        let ahead = WallClock.milliseconds - time
+        guard abs(ahead) > 1_000 else { return }
+        self.logger.warning(
+            "This machine's clock and the brokers' differ: delays and lifetimes follow the brokers'",
+            metadata: ["ahead_ms": "\(ahead)"]
+        )
+    }
+
+    /// The answer is in its report. A record without a value is nobody's state, and gone with the next compaction.
+    private func askForTime() {
+        self.appends.append([Record(topic: .control, key: "clock")]) { _ in }
     }
 
     private static func check(
@@ -135,11 +186,15 @@ public final class KafkaLog: RecordLog {
     public var valueSizeMax: Int { self.configuration.valueSizeMax }
     public var preferredInlineSizeMax: Int { 256 << 10 }
     public var isShared: Bool { true }
+    public var time: Int64? { self.clock.time() }
 
     public var condition: LogCondition {
         let (problem, isClosed) = self.state.withLock { ($0.problem, $0.isClosed) }
         if isClosed { return .unavailable(reason: "closed") }
-        if self.appends.areBrokersDown { return .unavailable(reason: "no broker can be reached") }
+        if self.appends.areBrokersDown {
+            let last = self.appends.lastError.map { ": \($0)" } ?? ""
+            return .unavailable(reason: "no broker can be reached\(last)")
+        }
         if self.appends.isSuspect || self.appends.oldestAge > self.configuration.breakerAge {
             return .unavailable(reason: "the brokers do not acknowledge appends")
         }
@@ -166,6 +221,7 @@ public final class KafkaLog: RecordLog {
                 topics: topics,
                 configuration: self.configuration,
                 transactionalID: "\(self.names.name(of: Topic(group.name)))-\(self.instance)-\(number)",
+                clock: self.clock,
                 committed: self.committed,
                 logger: self.logger,
                 didLeave: { [weak self] in self?.forget($0) }
@@ -344,6 +400,7 @@ public final class KafkaLog: RecordLog {
     /// Looks whether mail could be accepted: some broker answers, and every partition has a leader and enough replicas.
     private func watch() {
         guard let client = self.appends.client else { return }
+        if self.asksForTime, self.clock.age() ?? .max > Self.clockAgeMax { self.askForTime() }
         var problem: String?
         do throws(KafkaError) {
             let metadata = try client.metadata(timeout: 2_000)

@@ -7,6 +7,8 @@ public import Logging
 /// Its calls block, for up to some seconds: not for an event loop.
 public struct KafkaTopics: Sendable {
     private let client: KafkaClient
+    /// Nobody else takes what the client has to say.
+    private let ownsClient: Bool
     private let isTestCluster: Bool
     /// Of each request, milliseconds.
     private let timeout: Int32
@@ -24,12 +26,14 @@ public struct KafkaTopics: Sendable {
         } catch {
             throw RecordLogError(.configuration, isRetriable: false, reason: error.text)
         }
+        self.ownsClient = true
         self.isTestCluster = configuration.isTestCluster
         self.timeout = max(1_000, Int32(clamping: timeout.components.seconds * 1_000))
     }
 
     init(client: KafkaClient, isTestCluster: Bool) {
         self.client = client
+        self.ownsClient = false
         self.isTestCluster = isTestCluster
         self.timeout = 30_000
     }
@@ -54,8 +58,10 @@ public struct KafkaTopics: Sendable {
         }
         let failures = try self.asking(
             "create topics",
-            hint: "the brokers answer, but none takes this request: the cluster has no controller, or it is a mock "
-                + "cluster, which has no admin API"
+            hint: { _ in
+                "the brokers answer, but none takes this request: the cluster has no controller, or it is a mock "
+                    + "cluster, which has no admin API"
+            }
         ) { () throws(KafkaError) in
             try self.client.createTopics(new, timeout: self.timeout)
         }
@@ -93,7 +99,10 @@ public struct KafkaTopics: Sendable {
     private func existing(withSettings: Bool) throws(RecordLogError) -> [Topic: TopicPlan.Existing] {
         let metadata = try self.asking(
             "read the topics",
-            hint: "no broker of kafka.bootstrap answers: check the address, kafka.security and the credentials"
+            hint: { last in
+                "no broker of kafka.bootstrap answers: \(last.advice)"
+                    + (last.map { ". The last error was: \($0)" } ?? "")
+            }
         ) { () throws(KafkaError) in
             try self.client.metadata(timeout: self.timeout)
         }
@@ -119,15 +128,26 @@ public struct KafkaTopics: Sendable {
     /// - Parameter hint: what it means when there is no answer.
     private func asking<Value>(
         _ action: String,
-        hint: String? = nil,
+        hint: ((_ lastError: KafkaError?) -> String)? = nil,
         _ body: () throws(KafkaError) -> Value
     ) throws(RecordLogError) -> Value {
         do throws(KafkaError) {
             return try body()
         } catch {
             var told = RecordLogError(error, while: action)
-            if told.code == .unavailable, let hint { told.reason += "; \(hint)" }
+            if told.code == .unavailable, let hint { told.reason += "; \(hint(self.lastError))" }
             throw told
         }
+    }
+
+    /// What the client last complained about, other than that no broker is left.
+    private var lastError: KafkaError? {
+        guard self.ownsClient else { return nil }
+        var last: KafkaError?
+        for case .error(let error) in self.client.poll(timeout: 0) where !error.is(RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+        {
+            last = error
+        }
+        return last
     }
 }

@@ -161,14 +161,17 @@ struct MemberState {
 
     /// The log ends before what was read or done of it: it was cut. What comes at those offsets is new, so the caller
     /// loses the partition and is assigned it again, with the progress that is left.
-    mutating func cut(_ partition: TopicPartition, found: Offset) {
-        guard var cursor = self.cursors[partition] else { return }
+    ///
+    /// - Returns: that progress; `nil` when nothing is cut here.
+    @discardableResult
+    mutating func cut(_ partition: TopicPartition, found: Offset) -> Progress? {
+        guard var cursor = self.cursors[partition] else { return nil }
         let expected = max(cursor.next, cursor.progress.end)
-        guard found < expected else { return }
+        guard found < expected else { return nil }
         switch cursor.ownership {
         case .assigned, .owned: break
         // The next owner finds it.
-        case .revoking, .revoked, .releasing: return
+        case .revoking, .revoked, .releasing: return nil
         }
         self.epoch += 1
         cursor.epoch = self.epoch
@@ -182,6 +185,7 @@ struct MemberState {
         self.events.append(Event(event: .truncated(partition, expected: expected, found: found), epoch: self.epoch))
         self.events.append(Event(event: .assigned([assignment]), epoch: self.epoch))
         self.seek(partition, to: cursor.progress.watermark)
+        return cursor.progress
     }
 
     mutating func seekEnded(_ partition: TopicPartition) {
@@ -193,6 +197,9 @@ struct MemberState {
     }
 
     var hasCommands: Bool { !self.commands.isEmpty }
+
+    /// Whether the group waits for partitions to be given up.
+    var isRevoking: Bool { !self.revocation.isEmpty }
 
     /// Where a partition is read next; `nil` when it is not owned.
     func nextOffset(_ partition: TopicPartition) -> Offset? { self.cursors[partition]?.next }

@@ -47,6 +47,7 @@ final class Produced {
     /// For the owner of the report: which append or step, and which of its records.
     let owner: Int
     let index: Int
+    let handedOverAt = BrokerClock.monotonic
 
     init(_ record: Record, owner: Int, index: Int) {
         self.record = record
@@ -129,6 +130,8 @@ final class KafkaClient: @unchecked Sendable {
     private let queue: OpaquePointer
     private let kind: Kind
     let names: TopicNames
+    /// Told when brokers stamped what this client produced.
+    private let clock: BrokerClock?
     private let topics = Mutex<[Topic: Handle]>([:])
     /// Between two questions to a partition whose leader is moving, microseconds.
     private static let leaderWait: UInt32 = 100_000
@@ -140,7 +143,12 @@ final class KafkaClient: @unchecked Sendable {
 
     /// - Parameter settings: librdkafka's own names and values; a later one overrides an earlier one.
     /// - Throws: ``KafkaError`` that names the setting at fault.
-    init(_ kind: Kind, settings: [(name: String, value: String)], names: TopicNames) throws(KafkaError) {
+    init(
+        _ kind: Kind,
+        settings: [(name: String, value: String)],
+        names: TopicNames,
+        clock: BrokerClock? = nil
+    ) throws(KafkaError) {
         guard let configuration = rd_kafka_conf_new() else { throw KafkaError(RD_KAFKA_RESP_ERR__FAIL) }
         var text = [CChar](repeating: 0, count: 512)
         for (name, value) in settings {
@@ -179,6 +187,7 @@ final class KafkaClient: @unchecked Sendable {
         self.queue = queue
         self.kind = kind
         self.names = names
+        self.clock = clock
     }
 
     deinit {
@@ -268,17 +277,36 @@ final class KafkaClient: @unchecked Sendable {
             guard let opaque = message.pointee._private else { continue }
             // Balances the retain of `produce`: the octets are ours again.
             let produced = Unmanaged<Produced>.fromOpaque(opaque).takeRetainedValue()
-            let result: Result<Position, KafkaError>
-            if message.pointee.err == RD_KAFKA_RESP_ERR_NO_ERROR {
-                let partition = TopicPartition(produced.record.topic, message.pointee.partition)
-                result = .success(Position(partition: partition, offset: Offset(message.pointee.offset)))
-            } else {
-                let text = rd_kafka_message_errstr(message).map { String(cString: $0) } ?? ""
-                result = .failure(KafkaError(message.pointee.err, text))
-            }
+            let result = self.result(message, of: produced)
+            if reports.isEmpty, case .success = result { self.observeStamp(of: message, produced) }
             reports.append(DeliveryReport(owner: produced.owner, index: produced.index, result: result))
         }
         return reports
+    }
+
+    private func result(
+        _ message: UnsafePointer<rd_kafka_message_t>,
+        of produced: Produced
+    ) -> Result<Position, KafkaError> {
+        guard message.pointee.err == RD_KAFKA_RESP_ERR_NO_ERROR else {
+            let text = rd_kafka_message_errstr(message).map { String(cString: $0) } ?? ""
+            return .failure(KafkaError(message.pointee.err, text))
+        }
+        // After a lost connection a later answer can vouch for a record without saying where it is (also for a sequence
+        // that the broker has seen before). Nothing can refer to such a record: it counts as not durable.
+        guard message.pointee.offset >= 0 else {
+            return .failure(KafkaError(RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER, "stored, and nobody says where"))
+        }
+        let partition = TopicPartition(produced.record.topic, message.pointee.partition)
+        return .success(Position(partition: partition, offset: Offset(message.pointee.offset)))
+    }
+
+    private func observeStamp(of message: UnsafePointer<rd_kafka_message_t>, _ produced: Produced) {
+        guard let clock else { return }
+        var type = RD_KAFKA_TIMESTAMP_NOT_AVAILABLE
+        let timestamp = rd_kafka_message_timestamp(message, &type)
+        guard type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME else { return }
+        clock.observe(timestamp, sentAt: produced.handedOverAt, reportedAt: BrokerClock.monotonic)
     }
 
     /// Copies a message: one that is held would keep the whole fetch response it came in (librdkafka 2.0.2).

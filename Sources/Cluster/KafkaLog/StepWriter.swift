@@ -76,15 +76,23 @@ final class StepWriter: Sendable {
     private let configuration: KafkaConfiguration
     private let transactionalID: String
     private let membership: Membership
+    private let clock: BrokerClock
     private let partitioner: Partitioner
     private let logger: Logger
     private let thread = WorkThread<Producer>()
     private let isClosing = Mutex(false)
 
-    init(configuration: KafkaConfiguration, transactionalID: String, membership: Membership, logger: Logger) {
+    init(
+        configuration: KafkaConfiguration,
+        transactionalID: String,
+        membership: Membership,
+        clock: BrokerClock,
+        logger: Logger
+    ) {
         self.configuration = configuration
         self.transactionalID = transactionalID
         self.membership = membership
+        self.clock = clock
         self.partitioner = Partitioner(partitionCount: configuration.partitionCount)
         self.logger = logger
         self.thread.start(
@@ -294,7 +302,8 @@ final class StepWriter: Sendable {
         let client = try KafkaClient(
             .producer,
             settings: self.configuration.stepping(transactionalID: self.transactionalID),
-            names: TopicNames(prefix: self.configuration.prefix)
+            names: TopicNames(prefix: self.configuration.prefix),
+            clock: self.clock
         )
         try self.retrying { () throws(KafkaError) in try client.initTransactions(timeout: Self.callTimeout) }
         producer.client = client

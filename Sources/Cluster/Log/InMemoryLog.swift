@@ -48,6 +48,11 @@ public final class InMemoryLog: RecordLog {
     private let queue = DispatchQueue(label: "posthorn.in-memory-log")
     private let state: Mutex<State>
 
+    /// A clock of its own, if it was given one.
+    private let now: (@Sendable () -> Int64)?
+
+    public var time: Int64? { self.now?() }
+
     /// - Parameter now: milliseconds since 1970; the machine's clock by default.
     public init(
         clusterID: ClusterID = ClusterID("in-memory"),
@@ -55,6 +60,7 @@ public final class InMemoryLog: RecordLog {
         limits: Limits = Limits(),
         now: (@Sendable () -> Int64)? = nil
     ) {
+        self.now = now
         self.clusterID = clusterID
         self.partitionCount = partitionCount
         self.limits = limits

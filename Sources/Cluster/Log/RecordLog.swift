@@ -22,6 +22,11 @@ public protocol RecordLog: Sendable {
     /// Whether other processes work on the same log.
     var isShared: Bool { get }
 
+    /// The time by the clock that stamps the log's records, milliseconds since 1970; `nil` where that is this machine's,
+    /// or while it is not known. What is compared with a record's timestamp is read from here: a node's own clock may be
+    /// wrong.
+    var time: Int64? { get }
+
     /// What the log can do now, for readiness and for refusing mail before it is read.
     var condition: LogCondition { get }
 
@@ -91,6 +96,7 @@ public protocol RecordLog: Sendable {
 extension RecordLog {
     public var preferredInlineSizeMax: Int { .max }
     public var isShared: Bool { false }
+    public var time: Int64? { nil }
 
     /// ``append(_:completion:)`` for callers that are tasks already.
     public func append(_ records: [Record]) async throws(RecordLogError) -> [Position] {

@@ -10,6 +10,8 @@ public struct QueueEntry: Hashable, Sendable {
     public static let headerName = "posthorn-envelope"
     /// The newest version of the envelope that this build writes.
     public static let version: UInt32 = 2
+    /// Versions from here on say what this build would misunderstand: the next major version.
+    public static let versionEnd: UInt32 = 1 << 16
     /// Octets an encoded entry may have (DESIGN §2).
     public static let sizeMax = 65_536
     /// Recipients a record may have (DESIGN §2).
@@ -31,6 +33,8 @@ public struct QueueEntry: Hashable, Sendable {
     /// The bucket of the destination domain that the message was accepted into, when the domain is spread. Chosen once:
     /// the outcomes of a recipient stay in one partition, in order, whatever is learned meanwhile.
     public var domainBucket: Int?
+    /// What a later version has to say besides.
+    var later = LaterFields()
 
     public init(
         envelope: Envelope,
@@ -123,6 +127,15 @@ extension QueueEntry {
                 reason: "an envelope without version or recipients"
             )
         }
+        guard message.version < Self.versionEnd else {
+            let version = "\(message.version >> 16).\(message.version & 0xffff)"
+            throw RecordLogError(
+                .corruptRecord,
+                isRetriable: false,
+                reason: "an envelope of version \(version), which a later Posthorn wrote and this one cannot read: "
+                    + "upgrade every node, then put the record back"
+            )
+        }
         try Self.check(message)
         let isNullPath = message.reverseLocalPart.isEmpty && message.reverseDomain.isEmpty
         let envelope = Envelope(
@@ -154,6 +167,7 @@ extension QueueEntry {
             domainBucket: message.domainBucket <= SpreadKey.bucketCountMax && message.domainBucket > 0
                 ? Int(message.domainBucket) - 1 : nil
         )
+        self.later = LaterFields(message, content: self.content)
     }
 
     /// Refuses what this program never wrote and could not work with: whoever can write to the topic must not stop a
@@ -213,6 +227,7 @@ extension QueueEntry {
         message.parkedSince = self.parkedSince ?? 0
         message.contentShared = self.isContentShared
         message.domainBucket = self.domainBucket.map { UInt32(clamping: $0 + 1) } ?? 0
+        self.later.restore(to: &message, content: self.content)
         return message
     }
 }

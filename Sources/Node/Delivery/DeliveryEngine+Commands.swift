@@ -1,5 +1,6 @@
 import ClusterLog
 import Logging
+import NIOCore
 import NodeSupport
 import ServiceLifecycle
 
@@ -140,8 +141,15 @@ extension DeliveryEngine {
                 continue
             }
             guard record.key.hasPrefix(OperatorCommand.keyPrefix), !self.knownMarks.contains(record.key),
-                let command = OperatorCommand(record)
+                record.value.readableBytes > 0
             else { continue }
+            guard let command = OperatorCommand(record) else {
+                self.logger.error(
+                    "A queue command is of a later version and is not carried out here: upgrade this node",
+                    metadata: ["command": "\(record.key)"]
+                )
+                continue
+            }
             var adopted: OperatorCommand?
             self.feed { core, now in adopted = core.adopt(command, now: now) }
             guard let adopted else { continue }

@@ -181,6 +181,7 @@ public actor DeliveryEngine: Service {
 
     private func tick() {
         self.feed { core, now in core.tick(now: now) }
+        if let shares = self.core.shares { self.metrics.nodes.set(shares.isSettled ? shares.nodeCount : 0) }
         // Longer than the longest pause, so that what fails each time is not ready in between.
         guard let failedAt = self.readFailedAt,
             .nanoseconds(self.clock.monotonicNanoseconds - failedAt) > self.pauses.upperBound * 2
@@ -244,12 +245,6 @@ public actor DeliveryEngine: Service {
             }
             core.flush(now: now)
         }
-    }
-
-    private func tick() {
-        self.feed { core, now in core.tick(now: now) }
-        guard let shares = self.core.shares else { return }
-        self.metrics.nodes.set(shares.isSettled ? shares.nodeCount : 0)
     }
 
     var now: Int64 { self.clock.milliseconds }

@@ -177,8 +177,10 @@ struct CredentialsFile {
         let handle = FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
         do {
             // Whoever reads the old file, posthorn's user above all, reads the new one.
-            var old = stat()
-            if stat(self.path, &old) == 0 { _ = fchown(descriptor, old.st_uid, old.st_gid) }
+            let old = try? FileManager.default.attributesOfItem(atPath: self.path)
+            if let user = old?[.ownerAccountID] as? NSNumber, let group = old?[.groupOwnerAccountID] as? NSNumber {
+                _ = fchown(descriptor, user.uint32Value, group.uint32Value)
+            }
             try handle.write(contentsOf: Data(self.lines.map { $0 + "\n" }.joined().utf8))
             try handle.synchronize()
             guard rename(temporary, self.path) == 0 else {

@@ -32,7 +32,6 @@ struct Node {
         Self.raiseDescriptorLimit()
         LoggingSystem.bootstrap(self.makeLogHandler)
         let logger = Logger(label: "posthorn")
-        let clock = SystemClock()
         let metrics = MetricsRegistry()
         metrics.addProcessMetrics()
         let readiness = Readiness()
@@ -43,6 +42,7 @@ struct Node {
             partitionCount: log.partitionCount,
             isShared: log.isShared
         )
+        let clock = LogClock(log: log)
         let roles = self.configuration.roles
         let resolver = try self.makeResolver(logger)
         let credentials = try self.configuration.credentialsFile.map { path in try CredentialStore(path: path) }

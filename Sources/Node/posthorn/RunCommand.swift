@@ -1,4 +1,5 @@
 import ArgumentParser
+import ClusterLog
 import NodeSupport
 
 struct RunCommand: AsyncParsableCommand {
@@ -26,7 +27,12 @@ struct RunCommand: AsyncParsableCommand {
 
     func run() async throws {
         let overrides = self.roles.isEmpty ? [:] : ["POSTHORN_ROLES": self.roles.map(\.rawValue).joined(separator: ",")]
-        try await Node(configuration: self.options.load(overriding: overrides)).run()
+        let node = Node(configuration: try self.options.load(overriding: overrides))
+        do {
+            try await node.run()
+        } catch let error as RecordLogError {
+            throw error.told()
+        }
     }
 }
 

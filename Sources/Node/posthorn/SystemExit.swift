@@ -1,3 +1,5 @@
+import ArgumentParser
+import ClusterLog
 import Foundation
 
 /// Exit codes by sysexits.h, which mail programs have understood since Sendmail.
@@ -18,5 +20,20 @@ enum SystemExit {
 enum StandardError {
     static func write(_ line: String) {
         FileHandle.standardError.write(Data((line + "\n").utf8))
+    }
+}
+
+extension RecordLogError {
+    /// Tells standard error what is wrong with the log and what to change.
+    ///
+    /// - Returns: what the command ends with.
+    func told() -> ExitCode {
+        let reason = self.reason.isEmpty ? "\(self)" : self.reason
+        StandardError.write("posthorn: \(reason)\(reason.hasSuffix(".") ? "" : ".")")
+        switch self.code {
+        case .configuration: return ExitCode(SystemExit.configuration)
+        case .unavailable: return ExitCode(SystemExit.unavailable)
+        default: return ExitCode(self.isRetriable ? SystemExit.temporaryFailure : SystemExit.software)
+        }
     }
 }

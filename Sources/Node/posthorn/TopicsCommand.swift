@@ -85,8 +85,7 @@ struct TopicsCommand: ParsableCommand {
                 report.bootstrap = kafka.bootstrap
                 report.name(by: topics)
             } catch let error as RecordLogError {
-                StandardError.write("posthorn: \(error.reason.isEmpty ? "\(error)" : error.reason).")
-                throw ExitCode(Self.code(error))
+                throw error.told()
             }
             if self.json {
                 let encoder = JSONEncoder()
@@ -96,14 +95,6 @@ struct TopicsCommand: ParsableCommand {
                 print(report.text)
             }
             if report.hasErrors { throw ExitCode(1) }
-        }
-
-        private static func code(_ error: RecordLogError) -> Int32 {
-            switch error.code {
-            case .configuration: SystemExit.configuration
-            case .unavailable: SystemExit.unavailable
-            default: error.isRetriable ? SystemExit.temporaryFailure : SystemExit.software
-            }
         }
     }
 

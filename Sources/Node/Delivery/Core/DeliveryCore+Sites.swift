@@ -394,6 +394,19 @@ extension DeliveryCore {
         }
     }
 
+    /// The time of day was set back: what was to last until a moment of before would last too long.
+    mutating func clockMovedBack(to now: Int64) {
+        self.builder.endPauses()
+        self.forgetRoutes()
+        for number in self.sites.keys {
+            self.sites[number]?.endBackoff()
+            self.sites[number]?.wokenAt = 0
+        }
+        for (id, connection) in self.connections {
+            if case .idle = connection.state { self.connections[id]?.state = .idle(since: now) }
+        }
+    }
+
     mutating func tickSites(now: Int64) {
         for (id, connection) in self.connections {
             if case .idle(let since) = connection.state, now - since >= self.configuration.idleTimeout {

@@ -33,7 +33,13 @@ struct StepBuilder: Sendable {
     /// The step that is being written has taken too long; as of the last tick.
     private(set) var isLate = false
 
+    /// Content could not be written a moment ago; as of the last tick.
+    private(set) var isContentStuck = false
+    private var contentStuckUntil: Int64 = .min
+
     static let retryDelay: Int64 = 500
+    /// What content that could not be written says of the log (milliseconds); the next try may take as long to fail.
+    private static let contentPatience: Int64 = 15_000
 
     /// Something is to be written or being written.
     var isBusy: Bool { self.inFlight != nil || self.hasProgress || !self.retryAppends.isEmpty }
@@ -44,6 +50,14 @@ struct StepBuilder: Sendable {
 
     mutating func noteTime(_ now: Int64, patience: Int64) {
         self.isLate = self.isWriting && now - self.startedAt > patience
+        self.isContentStuck = self.isContentStuck && now < self.contentStuckUntil
+    }
+
+    /// The time of day was set back.
+    mutating func endPauses() {
+        self.retryAt = .min
+        self.contentStuckUntil = .min
+        self.startedAt = .min / 2
     }
 
     mutating func add(_ outputs: [Record], of partition: TopicPartition) {
@@ -116,7 +130,15 @@ struct StepBuilder: Sendable {
         self.retryAt = now + Self.retryDelay
     }
 
-    mutating func contentFailed(now: Int64) {
+    mutating func contentWritten() {
+        self.isContentStuck = false
+    }
+
+    mutating func contentFailed(now: Int64, isLogStuck: Bool) {
+        if isLogStuck {
+            self.isContentStuck = true
+            self.contentStuckUntil = now + Self.contentPatience
+        }
         self.retryAt = max(self.retryAt, now + Self.retryDelay)
     }
 

@@ -167,6 +167,9 @@ struct DeliveryCore: Sendable {
         var entries: [Placed]
     }
 
+    /// Milliseconds that the time of day may go back without meaning anything.
+    private static let clockTolerance: Int64 = 1_000
+
     let configuration: Configuration
     private(set) var actions: [Action] = []
     var partitions: [TopicPartition: Partition] = [:]
@@ -198,6 +201,7 @@ struct DeliveryCore: Sendable {
     /// What is going on for commands that wake parked mail, by their ids.
     var wakes: [String: Wake] = [:]
     var trims: TrimSchedule?
+    var lastTick: Int64 = .min / 2
     var isDraining = false
     /// What this node may use of sites that others serve too; `nil` on one machine.
     var shares: SiteShares?
@@ -228,7 +232,7 @@ struct DeliveryCore: Sendable {
 
     /// Whether new work begins: not while what was done cannot be written, so that a node that dies repeats little (G3).
     var mayBegin: Bool {
-        !self.isDraining && !self.builder.isStuck && !self.builder.isLate
+        !self.isDraining && !self.builder.isStuck && !self.builder.isLate && !self.builder.isContentStuck
             && self.builder.waitingCount < self.configuration.stepOutputCountMax
     }
 
@@ -347,6 +351,8 @@ struct DeliveryCore: Sendable {
     }
 
     mutating func tick(now: Int64) {
+        if now < self.lastTick - Self.clockTolerance { self.clockMovedBack(to: now) }
+        self.lastTick = now
         self.builder.noteTime(now, patience: self.configuration.stepPatience)
         for partition in Array(self.partitions.keys) {
             self.advance(partition, now: now)
@@ -537,6 +543,7 @@ struct DeliveryCore: Sendable {
     }
 
     mutating func contentAppended(_ jobID: UInt64, _ result: Result<Reference, RecordLogError>, now: Int64) {
+        if case .success = result { self.builder.contentWritten() }
         guard let job = self.jobs[jobID], case .appending = job.stage, let staged = job.staged else { return }
         switch result {
         case .success(let reference):
@@ -554,9 +561,9 @@ struct DeliveryCore: Sendable {
                 )
             }
             self.finish(job, outputs: outputs, isFinal: false)
-        case .failure:
+        case .failure(let error):
             // Not written, so nothing was decided: the job goes back to where it can be tried again.
-            self.builder.contentFailed(now: now)
+            self.builder.contentFailed(now: now, isLogStuck: error.isRetriable)
             self.jobs[jobID]?.stage = .appending
             self.builder.retryAppends.append(jobID)
         }

@@ -20,6 +20,8 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         var excluded: [Int64] = []
         /// Whether the scan has dealt with a record: then the mark is needed until all have been passed. `nil` is not known.
         var hasMatched: Bool?
+        /// What a later version says besides.
+        var later: [String: JSONValue] = [:]
 
         var place: TopicPartition { TopicPartition(Topic(self.topic), self.partition) }
 
@@ -34,6 +36,8 @@ struct OperatorCommand: Hashable, Sendable, Codable {
     var marks: [Mark]
     /// Ours, not an operator's: a flush of what is parked for a site that is back, at the site's pace.
     private var wakesParked: Bool?
+    /// What a later version says besides.
+    private var later: [String: JSONValue] = [:]
 
     var isWake: Bool { self.wakesParked ?? false }
 
@@ -62,7 +66,8 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         self.marks = marks
     }
 
-    /// Reads one back; `nil` for other records of the topic and for those that are over.
+    /// Reads one back; `nil` for other records of the topic, for those that are over, and for those that a later version
+    /// gave and this one cannot carry out.
     init?(_ record: StoredRecord) {
         guard record.key.hasPrefix(Self.keyPrefix), record.value.readableBytes > 0,
             let command = try? JSONDecoder().decode(OperatorCommand.self, from: Data(record.value.readableBytesView))
@@ -92,6 +97,72 @@ struct OperatorCommand: Hashable, Sendable, Codable {
         case .release: topic == .held
         case .remove: true
         }
+    }
+}
+
+/// Nodes of several versions write the same command, each its own parts: what one does not know, it passes on. Only the
+/// predicate has to be known whole, since a narrower one would be carried out as a wider one.
+extension OperatorCommand {
+    private enum CodingKeys: String, CodingKey, CaseIterable {
+        case id, kind, predicate, marks, wakesParked
+    }
+
+    init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        self.id = try container.decode(String.self, forKey: .id)
+        self.kind = try container.decode(AdminAPI.Command.self, forKey: .kind)
+        self.predicate = try container.decode(AdminAPI.QueuePredicate.self, forKey: .predicate)
+        self.marks = try container.decode([Mark].self, forKey: .marks)
+        self.wakesParked = try container.decodeIfPresent(Bool.self, forKey: .wakesParked)
+        self.later = try JSONValue.members(of: decoder, besides: Set(CodingKeys.allCases.map(\.rawValue)))
+        let said = try container.decode([String: JSONValue].self, forKey: .predicate)
+        guard Self.predicateNames.isSuperset(of: said.keys) else {
+            throw DecodingError.dataCorruptedError(
+                forKey: .predicate,
+                in: container,
+                debugDescription: "the predicate is of a later version"
+            )
+        }
+    }
+
+    private static let predicateNames = Set(Mirror(reflecting: AdminAPI.QueuePredicate()).children.compactMap(\.label))
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(self.id, forKey: .id)
+        try container.encode(self.kind, forKey: .kind)
+        try container.encode(self.predicate, forKey: .predicate)
+        try container.encode(self.marks, forKey: .marks)
+        try container.encodeIfPresent(self.wakesParked, forKey: .wakesParked)
+        try JSONValue.add(self.later, to: encoder)
+    }
+}
+
+extension OperatorCommand.Mark {
+    private enum CodingKeys: String, CodingKey, CaseIterable {
+        case topic, partition, end, scanned, excluded, hasMatched
+    }
+
+    init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        self.topic = try container.decode(String.self, forKey: .topic)
+        self.partition = try container.decode(Int32.self, forKey: .partition)
+        self.end = try container.decode(Int64.self, forKey: .end)
+        self.scanned = try container.decode(Int64.self, forKey: .scanned)
+        self.excluded = try container.decode([Int64].self, forKey: .excluded)
+        self.hasMatched = try container.decodeIfPresent(Bool.self, forKey: .hasMatched)
+        self.later = try JSONValue.members(of: decoder, besides: Set(CodingKeys.allCases.map(\.rawValue)))
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(self.topic, forKey: .topic)
+        try container.encode(self.partition, forKey: .partition)
+        try container.encode(self.end, forKey: .end)
+        try container.encode(self.scanned, forKey: .scanned)
+        try container.encode(self.excluded, forKey: .excluded)
+        try container.encodeIfPresent(self.hasMatched, forKey: .hasMatched)
+        try JSONValue.add(self.later, to: encoder)
     }
 }
 
