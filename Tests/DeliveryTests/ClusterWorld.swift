@@ -71,6 +71,8 @@ struct ClusterWorld {
     }
 
     let topics: [Topic]
+    /// Partitions that are consumed, in the order of reading.
+    let order: [TopicPartition]
     let configuration: DeliveryCore.Configuration
 
     init(seed: UInt64, nodeCount: Int, limits: [String: Int]) {
@@ -79,6 +81,9 @@ struct ClusterWorld {
         self.configuration = DeliveryCore.Configuration(retry: RetrySchedule(retry))
         self.topics =
             [.accepted, .held, .deferredNow] + retry.tiers.map { Topic.deferred(delay: $0.components.seconds) }
+        self.order = self.topics.flatMap { topic in
+            (0..<Self.partitionCount).map { TopicPartition(topic, Int32($0)) }
+        }
         self.limits = limits
         for topic in self.topics + [.content] {
             for number in 0..<Self.partitionCount {
@@ -239,8 +244,7 @@ struct ClusterWorld {
     }
 
     private mutating func readRecords(_ id: Int) {
-        for (partition, owner) in self.owners.sorted(by: { $0.key.description < $1.key.description }) where owner == id
-        {
+        for partition in self.order where self.owners[partition] == id {
             guard let node = self.nodes[id], !node.paused.contains(partition), !node.revoking.contains(partition),
                 let records = self.partitions[partition], let start = node.starts[partition]
             else { continue }
@@ -257,13 +261,14 @@ struct ClusterWorld {
     }
 
     private mutating func answer(_ id: Int) {
-        for connection in self.nodes[id]?.connecting ?? [] {
+        let connecting = self.nodes[id]?.connecting ?? []
+        self.nodes[id]?.connecting = []
+        for connection in connecting {
             let host = self.nodes[id]?.open[connection] ?? ""
             self.feed(id) { core, now in
                 core.connectionReady(connection, facts: DeliveryWorld.facts(host), now: now)
             }
         }
-        self.nodes[id]?.connecting = []
         let now = self.now
         let ended = self.nodes[id]?.transactions.filter { $0.endsAt <= now } ?? []
         self.nodes[id]?.transactions.removeAll { $0.endsAt <= now }

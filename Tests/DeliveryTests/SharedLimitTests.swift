@@ -13,7 +13,8 @@ struct SharedLimitTests {
     private func domains(_ site: String) -> [String] { (0..<8).map { "d\($0).\(site)" } }
 
     private func expectAllFinal(_ world: ClusterWorld) {
-        #expect(Set(world.finals.keys) == world.accepted, "\(world.finals.count) of \(world.accepted.count)")
+        let missing = world.accepted.subtracting(world.finals.keys).count
+        #expect(missing == 0, "of \(world.accepted.count)")
         #expect(world.finals.values.allSatisfy { $0 == 1 })
     }
 
@@ -80,9 +81,9 @@ struct SharedLimitTests {
         world.lagMax = 500
         try world.run(for: 60_000)
         var most = 0
-        for _ in 0..<600 {
-            for _ in 0..<6 { try world.accept("d1.big.example") }
-            try world.run(for: 100)
+        for _ in 0..<200 {
+            for _ in 0..<10 { try world.accept("d1.big.example") }
+            try world.run(for: 200, tick: 200)
             most = max(most, world.connectionCount("big.example"))
         }
         #expect(most == 20)
@@ -91,7 +92,7 @@ struct SharedLimitTests {
         self.expectAllFinal(world)
     }
 
-    @Test("Shares follow the demand from one node to another, and the sum holds meanwhile", arguments: 1...4)
+    @Test("Shares follow the demand from one node to another, and the sum holds meanwhile", arguments: 1...2)
     func followsDemand(seed: UInt64) throws {
         var world = ClusterWorld(seed: seed, nodeCount: 3, limits: ["big.example": 12])
         world.lossRate = 0.1
@@ -100,9 +101,9 @@ struct SharedLimitTests {
         try world.run(for: 60_000)
         for domain in self.domains("big.example").prefix(4) {
             var most = 0
-            for _ in 0..<400 {
-                for _ in 0..<2 { try world.accept(domain) }
-                try world.run(for: 100)
+            for _ in 0..<200 {
+                for _ in 0..<4 { try world.accept(domain) }
+                try world.run(for: 200, tick: 200)
                 most = max(most, world.connectionCount("big.example"))
             }
             #expect(most == 12, "\(domain)")
@@ -115,7 +116,7 @@ struct SharedLimitTests {
     /// Goal: the sum holds whatever happens, but for the stated time after a change of members. Method: random demand at
     /// sites of several limits, nodes that die, stop and come, records that are lost and late; long enough in between
     /// for the sum to be asserted.
-    @Test("The sum of connections keeps to the limit but for a while after nodes come and go", arguments: 1...12)
+    @Test("The sum of connections keeps to the limit but for a while after nodes come and go", arguments: 1...8)
     func keepsTheLimit(seed: UInt64) throws {
         let limits = ["one.example": 1, "three.example": 3, "six.example": 6, "big.example": 20]
         var world = ClusterWorld(seed: seed, nodeCount: 3, limits: limits)
@@ -126,17 +127,17 @@ struct SharedLimitTests {
         try world.run(for: 20_000)
         for phase in 0..<4 {
             var rates: [String: Double] = [:]
-            for (site, limit) in limits {
+            for (site, limit) in limits.sorted(by: { $0.key < $1.key }) {
                 for domain in self.domains(site) {
-                    rates[domain] = Double.random(in: 0...1, using: &world.random) * Double(limit) * 0.02
+                    rates[domain] = Double.random(in: 0...1, using: &world.random) * Double(limit) * 0.04
                 }
             }
-            for _ in 0..<600 {
-                for (domain, rate) in rates.sorted(by: { $0.key < $1.key })
-                where Double.random(in: 0..<1, using: &world.random) < rate {
+            let domains = rates.sorted { $0.key < $1.key }
+            for _ in 0..<300 {
+                for (domain, rate) in domains where Double.random(in: 0..<1, using: &world.random) < rate {
                     try world.accept(domain)
                 }
-                try world.run(for: 100)
+                try world.run(for: 200, tick: 200)
             }
             let nodes = world.nodes.keys.sorted()
             switch phase {
@@ -177,8 +178,8 @@ struct HandOverTests {
 
     /// A node among others that reads every partition and, as far as it knows, owns none: sites take 20 connections.
     private func world(others: Int) -> DeliveryWorld {
-        var world = DeliveryWorld()
-        var shares = SiteShares(configuration: SiteShares.Configuration(node: "own", partitionCount: 1))
+        var world = DeliveryWorld(partitionCount: 4)
+        var shares = SiteShares(configuration: SiteShares.Configuration(node: "own", partitionCount: 4))
         self.hear(others, &shares, now: world.now)
         for record in shares.tick([], now: world.now) {
             shares.received(StoredRecord(control: record, timestamp: world.now), now: world.now)
@@ -211,7 +212,7 @@ struct HandOverTests {
     func staysInTheTier(key: String, count: Int) throws {
         var world = self.world(others: 20)
         let entry = try world.accept(["a@x.example"])
-        world.partitions[TopicPartition(.accepted, 0)] = []
+        for number in 0..<4 { world.partitions[TopicPartition(.accepted, Int32(number))] = [] }
         let content = ByteBuffer(string: "Subject: x\r\n\r\nhello\r\n")
         world.append(try entry.record(topic: .deferredNow, key: key, content: content))
         for _ in 0..<5 { world.deliverRecords() }

@@ -9,10 +9,12 @@ extension DeliveryCore {
     ///
     /// What comes from the zero-delay tier under the site's own key is at the owner by definition. What comes from
     /// there under another site's key stays too, so that nodes which resolve a domain differently do not send mail to
-    /// and fro; only from a bucket of the site's key it goes on, once.
+    /// and fro; only from a bucket of the site's key in another partition it goes on, once.
     func handsOver(_ job: Job, _ site: Site) -> Bool {
         guard case .handingOver? = self.standing(of: site) else { return false }
-        return job.position.partition.topic != .deferredNow || job.key.hasPrefix("\(site.plan.id)#")
+        let place = job.position.partition
+        guard place.topic == .deferredNow else { return true }
+        return place.partition != site.partition && SpreadKey.name(of: job.key) == site.plan.id
     }
 
     /// Re-publishes the job to the zero-delay tier, where the site's owner reads it. No attempt is counted, and it is not
@@ -20,7 +22,7 @@ extension DeliveryCore {
     mutating func handOver(_ jobID: UInt64, now: Int64) {
         guard let job = self.jobs[jobID] else { return }
         self.act(.handedOver(site: self.siteName(job)))
-        self.republish(job, [(.deferredNow, self.siteName(job), job.entry)], outputs: [], now: now)
+        self.republish(job, [(.deferredNow, SpreadKey.plain(self.siteName(job)), job.entry)], outputs: [], now: now)
     }
 
     /// Mail that waits here for a site that became another's.

@@ -126,7 +126,7 @@ struct SiteShares: Sendable {
             && (self.members.isEmpty || self.time >= self.heardSince + self.configuration.settleTime)
     }
 
-    func partition(of site: String) -> Int32 { self.partitioner.partition(for: site) }
+    func partition(of site: String) -> Int32 { self.partitioner.partition(for: SpreadKey.plain(site)) }
 
     // MARK: Events
 
