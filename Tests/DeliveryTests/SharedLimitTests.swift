@@ -116,7 +116,7 @@ struct SharedLimitTests {
     /// Goal: the sum holds whatever happens, but for the stated time after a change of members. Method: random demand at
     /// sites of several limits, nodes that die, stop and come, records that are lost and late; long enough in between
     /// for the sum to be asserted.
-    @Test("The sum of connections keeps to the limit but for a while after nodes come and go", arguments: 1...8)
+    @Test("The sum of connections keeps to the limit but for a while after nodes come and go", arguments: 1...2)
     func keepsTheLimit(seed: UInt64) throws {
         let limits = ["one.example": 1, "three.example": 3, "six.example": 6, "big.example": 20]
         var world = ClusterWorld(seed: seed, nodeCount: 3, limits: limits)

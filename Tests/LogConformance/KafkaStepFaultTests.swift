@@ -63,11 +63,6 @@ struct KafkaStepFaultTests {
         faults(.endTransaction, transaction + [RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID]),
         faults(.initProducerID, transaction),
         faults(.findCoordinator, coordinator + [RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED]),
-        faults(.heartbeat, group),
-        faults(.joinGroup, group + [RD_KAFKA_RESP_ERR_GROUP_MAX_SIZE_REACHED]),
-        faults(.syncGroup, group),
-        faults(.offsetFetch, group + [RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT]),
-        faults(.offsetCommit, group),
     ]
 
     /// Goal: outputs and progress are both there or neither, and no error is the end. Method: for each error the request

@@ -100,21 +100,6 @@ struct ClusterMetadata {
     var topics: [TopicMetadata]
 }
 
-/// Maps our topic names to the cluster's, which begin with a configured prefix instead of `posthorn`.
-struct TopicNames: Hashable, Sendable {
-    var prefix: String
-
-    func name(of topic: Topic) -> String {
-        guard self.prefix != "posthorn", topic.name.hasPrefix("posthorn.") else { return topic.name }
-        return self.prefix + topic.name.dropFirst("posthorn".utf8.count)
-    }
-
-    func topic(named name: String) -> Topic {
-        guard self.prefix != "posthorn", name.hasPrefix(self.prefix + ".") else { return Topic(name) }
-        return Topic("posthorn" + name.dropFirst(self.prefix.utf8.count))
-    }
-}
-
 /// A librdkafka client: a producer or a consumer.
 ///
 /// Sendable because librdkafka's own objects are thread-safe; what is ours beside them (the topic handles) is behind
@@ -272,33 +257,40 @@ final class KafkaClient: @unchecked Sendable {
 
     private func reports(_ event: OpaquePointer) -> [DeliveryReport] {
         var reports: [DeliveryReport] = []
+        var unplaced: [TopicPartition: Int64] = [:]
         reports.reserveCapacity(rd_kafka_event_message_count(event))
         while let message = rd_kafka_event_message_next(event) {
             guard let opaque = message.pointee._private else { continue }
             // Balances the retain of `produce`: the octets are ours again.
             let produced = Unmanaged<Produced>.fromOpaque(opaque).takeRetainedValue()
-            let result = self.result(message, of: produced)
+            let result = self.result(message, of: produced, &unplaced)
             if reports.isEmpty, case .success = result { self.observeStamp(of: message, produced) }
             reports.append(DeliveryReport(owner: produced.owner, index: produced.index, result: result))
         }
         return reports
     }
 
+    /// - Parameter unplaced: by partition, the offset that the next record of a batch without a place would seem to have.
     private func result(
         _ message: UnsafePointer<rd_kafka_message_t>,
-        of produced: Produced
+        of produced: Produced,
+        _ unplaced: inout [TopicPartition: Int64]
     ) -> Result<Position, KafkaError> {
         guard message.pointee.err == RD_KAFKA_RESP_ERR_NO_ERROR else {
             let text = rd_kafka_message_errstr(message).map { String(cString: $0) } ?? ""
             return .failure(KafkaError(message.pointee.err, text))
         }
-        // After a lost connection a later answer can vouch for a record without saying where it is (also for a sequence
-        // that the broker has seen before). Nothing can refer to such a record: it counts as not durable.
-        guard message.pointee.offset >= 0 else {
+        // After a lost connection a later answer can vouch for a batch without saying where it is (-1001 each), and so does
+        // that for a sequence which the broker has seen before (-1, 0, 1, ... as librdkafka 2.0.2 counts). Nothing can
+        // refer to such a record: it counts as not durable.
+        let partition = TopicPartition(produced.record.topic, message.pointee.partition)
+        let offset = message.pointee.offset
+        guard offset >= 0, unplaced[partition] != offset else {
+            unplaced[partition] = offset + 1
             return .failure(KafkaError(RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER, "stored, and nobody says where"))
         }
-        let partition = TopicPartition(produced.record.topic, message.pointee.partition)
-        return .success(Position(partition: partition, offset: Offset(message.pointee.offset)))
+        if !unplaced.isEmpty { unplaced[partition] = nil }
+        return .success(Position(partition: partition, offset: Offset(offset)))
     }
 
     private func observeStamp(of message: UnsafePointer<rd_kafka_message_t>, _ produced: Produced) {
@@ -536,13 +528,18 @@ final class KafkaClient: @unchecked Sendable {
 
     /// The offsets of a partition. Blocks.
     func bounds(_ partition: TopicPartition, timeout: Int32) throws(KafkaError) -> Range<Offset> {
-        var low: Int64 = 0
-        var high: Int64 = 0
+        var (low, high): (Int64, Int64) = (0, 0)
+        var seen: Int64?
         let name = self.names.name(of: partition.topic)
         let end = ContinuousClock.now + .milliseconds(Int64(timeout))
         var code = RD_KAFKA_RESP_ERR_NO_ERROR
         while true {
             code = rd_kafka_query_watermark_offsets(self.client, name, partition.partition, &low, &high, timeout)
+            // librdkafka 2.0.2 asks twice and takes it for an empty log when one answer is an error: then again.
+            if code == RD_KAFKA_RESP_ERR_NO_ERROR, low >= high, seen != high {
+                seen = high
+                continue
+            }
             // The leader is moving, as after a broker's start. librdkafka asks the brokers who leads now, and does not
             // repeat the request itself; this thread may wait.
             let isMoving =
@@ -556,8 +553,7 @@ final class KafkaClient: @unchecked Sendable {
 
     /// Where a partition's log ended when it was last fetched from, open transactions included; `nil` before that.
     func highWatermark(_ partition: TopicPartition) -> Offset? {
-        var low: Int64 = 0
-        var high: Int64 = 0
+        var (low, high): (Int64, Int64) = (0, 0)
         let name = self.names.name(of: partition.topic)
         let code = rd_kafka_get_watermark_offsets(self.client, name, partition.partition, &low, &high)
         return code == RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0 ? Offset(high) : nil
