@@ -401,8 +401,11 @@ struct LogConformanceTests {
             try await log.trim([:])
             let start: Int64 = backend == .embedded ? 0 : 10
             #expect(try await log.bounds(partition) == Offset(start)..<end)
-            let left = try await log.scan(partition, from: Offset(0), recordCountMax: 100)
-            #expect(left.first?.position.offset == Offset(start))
+            // A node that has read ahead may serve what it has once more.
+            try await eventually("a scan begins where the log does") {
+                let left = try await log.scan(partition, from: Offset(0), recordCountMax: 100)
+                return left.first?.position.offset == Offset(start)
+            }
             if backend != .embedded {
                 await #expect(throws: RecordLogError(.notFound, isRetriable: false)) { try await log.read(reference) }
                 // What is gone stays gone: a trim does not go back.

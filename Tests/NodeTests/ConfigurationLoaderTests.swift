@@ -45,7 +45,7 @@ struct ConfigurationLoaderTests {
     @Test("Without a word about addresses nobody but this machine reaches a listener")
     func listensOnLoopback() throws {
         #expect(try load("").listeners.map(\.address) == ["127.0.0.1"])
-        let listeners = try load("listeners: [{port: 2525}, {port: 2526, address: \"::\"}]").listeners
+        let listeners = try load("listeners: [{port: 2525}, {name: all, port: 2526, address: \"::\"}]").listeners
         #expect(listeners.map(\.address) == ["127.0.0.1", "::"])
     }
 

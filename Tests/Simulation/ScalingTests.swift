@@ -19,7 +19,7 @@ struct ScalingTests {
 
     @Test(
         "No node has more than 1.3x the mean of the mail, with four partitions a node or more",
-        arguments: [(4, 64, 2_000), (10, 64, 3_000), (16, 256, 3_000)]
+        arguments: [(4, 64, 1_500), (10, 64, 2_500), (16, 256, 2_500)]
     )
     func isBalanced(nodeCount: Int, partitionCount: Int, messageCount: Int) throws {
         let cluster = try Self.drained(
@@ -45,25 +45,25 @@ struct ScalingTests {
 
     @Test("A node that joins takes its part, and nothing arrives twice")
     func joins() throws {
-        var cluster = try SimulatedCluster(Scenario(nodeCount: 4, partitionCount: 64, messageCount: 2_000))
+        var cluster = try SimulatedCluster(Scenario(nodeCount: 4, partitionCount: 64, messageCount: 1_500))
         cluster.drain(until: 500)
         let (moved, idle) = cluster.join()
         cluster.drain()
         // 12 of 64 partitions of each of the four topics.
         #expect(moved == 4 * 12)
         #expect(idle <= 200)
-        #expect(cluster.arrivals.count == 2_000)
+        #expect(cluster.arrivals.count == 1_500)
         #expect(cluster.arrivals.values.allSatisfy { $0 == 1 })
         #expect((cluster.loads.last?.delivered ?? 0) > 0)
     }
 
     @Test("A node that dies is replaced; what arrives twice is what it had under way or not written")
     func crashes() throws {
-        var cluster = try SimulatedCluster(Scenario(nodeCount: 4, partitionCount: 64, messageCount: 2_000))
+        var cluster = try SimulatedCluster(Scenario(nodeCount: 4, partitionCount: 64, messageCount: 1_500))
         cluster.drain(until: 500)
         #expect(cluster.crash(2) == 4 * 16)
         cluster.drain()
-        #expect(cluster.arrivals.count == 2_000)
+        #expect(cluster.arrivals.count == 1_500)
         let twice = cluster.arrivals.values.reduce(0) { $0 + $1 - 1 }
         // 40 connections at most for a site of twenty and the tail, and one step's work.
         #expect(twice <= 100, "\(twice)")
@@ -89,12 +89,14 @@ struct ScalingTests {
     /// The same for a group that consumes eight topics together: whoever joins is given `accepted` first.
     @Test(
         "Topics that are assigned together are not balanced each",
-        arguments: [(3, [21...22, 0...64, 0...64, 0...64, 0...64]), (10, [6...7, 1...46, 1...46, 1...46, 0...41])]
+        arguments: [(3, [22, 64, 64, 64, 64]), (10, [7, 46, 46, 46, 41]), (30, [3, 16, 16, 16, 17])]
     )
-    func modelAgreesForManyTopics(nodeCount: Int, expected: [ClosedRange<Int>]) {
+    func modelAgreesForManyTopics(nodeCount: Int, expected: [Int]) {
         let topics: [Topic] =
             [.accepted, .held, .deferredNow] + [60, 300, 900, 3_600, 14_400].map { Topic.deferred(delay: $0) }
-        #expect(Self.lifecycle(topics: topics, nodeCount: nodeCount) == expected)
+        // Members that are equal are taken in another order: that is worth one partition.
+        let most = Self.lifecycle(topics: topics, nodeCount: nodeCount).map(\.upperBound)
+        #expect(zip(most, expected).allSatisfy { abs($0 - $1) <= 1 }, "\(most)")
     }
 
     private static func lifecycle(topics: [Topic], nodeCount: Int) -> [ClosedRange<Int>] {
@@ -126,40 +128,50 @@ struct ScalingTests {
     )
     func table() throws {
         print(
-            "| nodes | partitions | messages/s | of ideal | max/mean delivered | max/mean records | steps a node and second | moved by a join | idle |"
+            "| nodes | partitions | messages/s | of ideal | delivered | records | a join moves | idle | delivered after it |"
         )
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-        var single: Double?
+        let single = try Self.drained(Scenario(nodeCount: 1, partitionCount: 64, messageCount: 800)).rate
         for partitionCount in [64, 256, 1_024] {
             for nodeCount in [1, 3, 10, 30, 100] {
                 let scenario = Scenario(
                     nodeCount: nodeCount,
                     partitionCount: partitionCount,
-                    messageCount: 6_000 + 150 * nodeCount
+                    messageCount: 800 * nodeCount
                 )
-                let cluster = try Self.drained(scenario)
-                let rate = cluster.rate
-                if single == nil { single = rate }
-                var second = try SimulatedCluster(scenario)
-                second.drain(until: scenario.messageCount / 10)
-                let (moved, idle) = second.join()
-                let seconds = Double(cluster.arrivalTimes.last ?? 1) / 1_000
-                let steps = Double(cluster.loads.reduce(0) { $0 + $1.steps }) / Double(nodeCount) / seconds
-                let ideal = rate / Double(nodeCount) / (single ?? rate)
-                print(
-                    "| \(nodeCount) | \(partitionCount) | \(Int(rate)) | \(Int((ideal * 100).rounded())) % "
-                        + "| \(cluster.loads.map(\.delivered).maxToMean.text) | \(cluster.loads.map(\.records).maxToMean.text) "
-                        + "| \(steps.text) | \(moved / 4) of \(partitionCount) | \(idle) ms |"
-                )
+                print(try Self.row(scenario, single: single))
             }
         }
+        var scenario = Scenario(nodeCount: 10, partitionCount: 64, messageCount: 8_000)
+        scenario.spreads = false
+        print("without buckets:", try Self.row(scenario, single: single))
+        scenario.spreads = true
+        scenario.assignsTopicsTogether = true
+        print("topics assigned together:", try Self.row(scenario, single: single))
+    }
+
+    private static func row(_ scenario: Scenario, single: Double) throws -> String {
+        let cluster = try Self.drained(scenario)
+        var joined = try SimulatedCluster(scenario)
+        joined.drain(until: scenario.messageCount / 10)
+        let (moved, idle) = joined.join()
+        let before = joined.loads.map(\.delivered)
+        joined.drain()
+        let after = zip(joined.loads, before).map { $0.delivered - $1 }
+        let columns = [
+            "\(scenario.nodeCount)", "\(scenario.partitionCount)", "\(Int(cluster.rate))",
+            "\(Int((cluster.rate / Double(scenario.nodeCount) / single * 100).rounded())) %",
+            cluster.loads.map(\.delivered).maxToMean.text, cluster.loads.map(\.records).maxToMean.text,
+            "\(moved) of \(4 * scenario.partitionCount)", "\(idle) ms", after.maxToMean.text,
+        ]
+        return "| \(columns.joined(separator: " | ")) |"
     }
 }
 
 extension SimulatedCluster {
-    /// Messages a second until nine tenths had arrived: what is deferred comes later.
+    /// Messages a second until half had arrived: what was deferred, or parked for want of connections, comes later.
     var rate: Double {
-        let count = self.arrivalTimes.count * 9 / 10
+        let count = self.arrivalTimes.count / 2
         guard count > 0 else { return 0 }
         return Double(count) / Double(max(1, self.arrivalTimes[count - 1])) * 1_000
     }

@@ -60,6 +60,9 @@ public struct KeySpreading: Sendable {
         return SpreadKey(name: place.name, bucket: Self.bucket(of: message, bucketCount: place.bucketCount))
     }
 
+    /// Whether the configuration says how many buckets the name has.
+    public func isConfigured(_ name: String) -> Bool { self.fixed[name]?.bucketCount != nil }
+
     /// The bucket of a message among so many: the same on every node. The golden vectors in the tests pin it.
     static func bucket(of message: MessageID, bucketCount: Int) -> Int {
         Int(Partitioner.hash(message.high, message.low) % UInt64(bucketCount))

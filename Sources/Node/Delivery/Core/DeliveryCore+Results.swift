@@ -227,9 +227,16 @@ extension DeliveryCore {
         job.site.flatMap { self.sites[$0]?.plan.id } ?? job.entry.envelope.recipients.first?.mailbox.domain.text ?? ""
     }
 
-    /// The key under which a job waits: its site, in a bucket when the site has much that waits.
+    /// The key under which a job waits: its site, in the bucket that the message was accepted into, or in one of the
+    /// site's own when the site has much that waits.
+    ///
+    /// Mail of a domain that is spread waits spread, however little of it waits: it would be much for one node.
     mutating func siteKey(_ job: Job, now: Int64) -> String {
-        let key = self.siteKeys.key(for: self.siteName(job), message: job.entry.envelope.messageID, now: now)
+        let site = self.siteName(job)
+        var key = self.siteKeys.key(for: site, message: job.entry.envelope.messageID, now: now)
+        if let bucket = job.entry.domainBucket, !self.siteKeys.isConfigured(site) {
+            key = SpreadKey(name: site, bucket: bucket)
+        }
         if key.bucket != nil, let number = job.site { self.sites[number]?.isSpread = true }
         return key.text
     }
