@@ -92,3 +92,51 @@ struct MailRouterTests {
         #expect(OwnAddresses.ofInterfaces().contains(try #require(IPAddress("127.0.0.1"))))
     }
 }
+
+/// Goal: mail that must be protected, or sent as somebody, never goes over a connection that was opened with less.
+/// Method: connections belong to sites, so the same hosts reached otherwise have to be another site.
+@Suite("MailRouter: the same hosts, reached otherwise, are another site")
+struct RouteQualifierTests {
+    private static let host: [NodeSupport.Endpoint] = [.host("192.0.2.1", port: 25)]
+
+    private func site(_ route: NodeConfiguration.Route) async throws -> String {
+        var configuration = NodeConfiguration()
+        configuration.routes = [route]
+        let router = MailRouter(
+            configuration: configuration,
+            passwords: try RoutePasswords(files: []) { _ in "" },
+            resolver: StaticResolver(),
+            interfaces: { [] }
+        )
+        guard case .site(let plan) = await router.route(Domain(normalized: "example.net")).routing else {
+            Issue.record("No site.")
+            return ""
+        }
+        return plan.id
+    }
+
+    private func route(
+        via: NodeConfiguration.Route.NextHop = .smtp(hosts: Self.host, isImplicitTLS: false),
+        tls: NodeSupport.TLSLevel? = nil,
+        user: String? = nil
+    ) -> NodeConfiguration.Route {
+        var route = NodeConfiguration.Route(match: .any, via: via)
+        route.tls = tls
+        route.authentication = user.map { .init(user: $0, passwordFile: "/p") }
+        return route
+    }
+
+    @Test("Each level of TLS, implicit TLS, each user and LMTP is a site of its own; the same again is the same")
+    func keepsApart() async throws {
+        let routes = [
+            self.route(), self.route(tls: NodeSupport.TLSLevel.none), self.route(tls: .required),
+            self.route(tls: .verified), self.route(tls: .verified, user: "a"), self.route(tls: .verified, user: "b"),
+            self.route(via: .smtp(hosts: Self.host, isImplicitTLS: true)), self.route(via: .lmtp(hosts: Self.host)),
+        ]
+        var ids: [String] = []
+        for route in routes { ids.append(try await self.site(route)) }
+        #expect(Set(ids).count == routes.count, "\(ids)")
+        for (route, id) in zip(routes, ids) { #expect(try await self.site(route) == id) }
+        #expect(try await self.site(self.route(tls: .opportunistic)) == ids[0], "The default said is the default.")
+    }
+}
