@@ -249,6 +249,32 @@ struct ReadPlanTests {
         #expect(plan.takeAnswers().count == 1)
     }
 
+    /// An end that librdkafka had found lies in its queue while a record is appended and a scan for it is asked for.
+    @Test("A scan does not take an end for its own that was found before it was asked for")
+    func asksForTheEndAgain() {
+        let name = PlannedPartition.name
+        var plan = ReadPlan<Int>()
+        func scans() -> [Int: [Int64]] {
+            plan.takeAnswers()
+                .reduce(into: [:]) { scans, answer in
+                    if case .scan(let id, let records) = answer { scans[id] = records.map(\.position.offset.rawValue) }
+                }
+        }
+        plan.scan(name, from: Offset(5), countMax: 1, for: 1)
+        _ = plan.takeCommands()
+        plan.received(PlannedPartition.record(5))
+        #expect(scans() == [1: [5]])
+        plan.scan(name, from: Offset(6), countMax: 9, for: 2)
+        let before = plan.takeCommands()
+        plan.ended(name, at: Offset(6), high: Offset(6))
+        #expect(before.isEmpty && scans().isEmpty)
+        let commands = plan.takeCommands()
+        #expect(commands == [.unassign(name), .assign(name, Offset(6))])
+        plan.received(PlannedPartition.record(6))
+        plan.ended(name, at: Offset(7), high: Offset(7))
+        #expect(scans() == [2: [6]])
+    }
+
     @Test("A scan ends where the log does, and not where a transaction is open")
     func scansToTheDecidedEnd() {
         var partition = PlannedPartition(Array(0..<10), end: 10)

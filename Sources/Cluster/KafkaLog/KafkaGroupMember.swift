@@ -25,6 +25,8 @@ final class KafkaGroupMember: GroupMember {
     /// Before the brokers are asked again where a log ends, milliseconds; and how long they get to answer.
     private static let suspectPause: Int32 = 1_000
     private static let suspectTimeout: Int32 = 1_000
+    /// What a commit outside a step may take, milliseconds.
+    private static let commitTimeout: Int32 = 1_000
 
     let group: GroupID
     private let client: KafkaClient
@@ -62,7 +64,9 @@ final class KafkaGroupMember: GroupMember {
                 metadata: { client.groupMetadata },
                 vouched: { owner.vouched($0, $1) },
                 isStored: { position throws(KafkaError) in try committed.holds(position) },
-                commit: { progress throws(KafkaError) in try client.commit(progress) }
+                commit: { progress throws(KafkaError) in
+                    try client.commit(progress, timeout: Self.commitTimeout)
+                }
             ),
             clock: clock,
             logger: logger
@@ -366,7 +370,7 @@ final class KafkaGroupMember: GroupMember {
     /// is assigned the partition next would take it for done.
     private func takeBack(_ partition: TopicPartition, to progress: Progress) {
         do throws(KafkaError) {
-            try self.client.commit([partition: progress])
+            try self.client.commit([partition: progress], timeout: Self.commitTimeout)
         } catch {
             // The first step past the new records does it too.
             self.logger.error("Kafka: the progress was not taken back", metadata: ["error": "\(error)"])

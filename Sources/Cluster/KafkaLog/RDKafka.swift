@@ -505,13 +505,17 @@ final class KafkaClient: @unchecked Sendable {
         return offsets
     }
 
-    /// Commits outside a transaction. Blocks.
-    func commit(_ progress: [TopicPartition: Progress]) throws(KafkaError) {
+    /// Commits outside a transaction. Blocks: at most `timeout`, unlike librdkafka's own call, which waits for the end of a
+    /// rebalance, and that may wait for this thread.
+    func commit(_ progress: [TopicPartition: Progress], timeout: Int32) throws(KafkaError) {
         let list = self.list(progress.keys)
         defer { rd_kafka_topic_partition_list_destroy(list) }
         self.write(progress, to: list)
-        let code = rd_kafka_commit(self.client, list, 0)
-        guard code == RD_KAFKA_RESP_ERR_NO_ERROR else { throw KafkaError(code) }
+        try self.administer(timeout: timeout) { client, queue in
+            // The list is copied; its result comes as an event.
+            _ = rd_kafka_commit_queue(client, list, queue, nil, nil)
+        } result: { (_: OpaquePointer) throws(KafkaError) in
+        }
     }
 
     /// The consumer's membership as it is now; `nil` when it has none.
@@ -597,7 +601,7 @@ final class KafkaClient: @unchecked Sendable {
         return String(cString: text)
     }
 
-    /// Calls an admin operation and waits for its result, which `body` reads and does not keep.
+    /// Starts an operation that answers into a queue and waits for its result, which `body` reads and does not keep.
     func administer<Value>(
         timeout: Int32,
         start: (_ client: OpaquePointer, _ queue: OpaquePointer) -> Void,

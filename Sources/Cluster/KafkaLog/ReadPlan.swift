@@ -30,6 +30,8 @@ struct ReadPlan<Wait: Hashable> {
         var records: [StoredRecord] = []
         /// Where the log ended when the scan came to what it can see of it: below that, something is undecided yet.
         var goal: Offset?
+        /// The cursor was reading already: an end that comes may have been found before the scan was asked for.
+        var isUnsure: Bool
     }
 
     private struct Cursor {
@@ -158,7 +160,8 @@ struct ReadPlan<Wait: Hashable> {
 
     mutating func scan(_ partition: TopicPartition, from offset: Offset, countMax: Int, for wait: Wait) {
         var cursor = self.cursors.removeValue(forKey: partition) ?? Cursor(next: offset)
-        var scan = ScanWait(wait: wait, from: offset, countMax: countMax)
+        let isUnsure = cursor.isAssigned && !cursor.isMoving
+        var scan = ScanWait(wait: wait, from: offset, countMax: countMax, isUnsure: isUnsure)
         if offset >= cursor.aheadStart, offset < cursor.next {
             scan.records = Array(cursor.ahead.lazy.filter { $0.position.offset >= offset }.prefix(countMax))
             scan.from = cursor.next
@@ -232,8 +235,16 @@ struct ReadPlan<Wait: Hashable> {
         guard var cursor = self.takeCursor(partition, at: offset) else { return }
         self.answer(cursor.takeReads(cursor.next..<offset), with: nil)
         var scans: [ScanWait] = []
+        var isUnsure = false
         for var scan in cursor.scans {
             guard scan.from >= cursor.next else {
+                scans.append(scan)
+                continue
+            }
+            // That there is nothing more is asked once again.
+            if scan.isUnsure, scan.records.isEmpty, scan.from >= max(high, offset) {
+                isUnsure = true
+                scan.isUnsure = false
                 scans.append(scan)
                 continue
             }
@@ -250,6 +261,7 @@ struct ReadPlan<Wait: Hashable> {
         cursor.isFresh = false
         cursor.isConfirming = false
         cursor.end = offset
+        if isUnsure { self.move(&cursor, partition, to: offset) }
         self.direct(&cursor, partition)
         self.cursors[partition] = cursor
     }

@@ -252,7 +252,8 @@ final class StepWriter: Sendable {
     /// The mock cluster answers TxnOffsetCommit and keeps nothing of it.
     private func commitApart(_ progress: [TopicPartition: Progress]) throws(KafkaError) {
         guard self.configuration.commitsApart, !progress.isEmpty else { return }
-        for _ in 0..<500 {
+        let deadline = DispatchTime.now() + Self.patience
+        while DispatchTime.now() < deadline {
             do {
                 return try self.membership.commit(progress)
             } catch {
