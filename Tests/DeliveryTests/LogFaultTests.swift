@@ -81,7 +81,7 @@ struct ClockSkewTests {
     /// Goal: whatever two nodes think of the time, each recipient gets one final outcome, nothing traps and nothing is
     /// lost. Method: a node ahead and a node behind take over from each other every ten minutes; destinations refuse
     /// for now, are down, and come back.
-    @Test("Nodes hours apart take turns: every recipient has one final outcome", arguments: UInt64(0)..<16)
+    @Test("Nodes hours apart take turns: every recipient has one final outcome", arguments: UInt64(0)..<6)
     func takesTurns(seed: UInt64) throws {
         var state = seed
         func next(_ bound: UInt64) -> UInt64 {

@@ -30,8 +30,9 @@ struct RunCommand: AsyncParsableCommand {
         let node = Node(configuration: try self.options.load(overriding: overrides))
         do {
             try await node.run()
+            SystemExit.leave(SystemExit.ok)
         } catch let error as RecordLogError {
-            throw error.told()
+            SystemExit.leave(error.told().rawValue)
         }
     }
 }
