@@ -92,6 +92,33 @@ struct DeliveryFaultTests {
         #expect(world.core.jobs.isEmpty)
     }
 
+    @Test("Content that cannot be read is waited for; an hour after the message's life it ends as expired")
+    func waitsForContent() throws {
+        var retry = NodeConfiguration.Retry()
+        retry.lifetime = .seconds(600)
+        var world = DeliveryWorld(retry: retry)
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        try world.accept(["a@one.example"], id: 1)
+        try world.accept(["b@two.example"], id: 2)
+        world.deliverRecords()
+        world.remote = { _, _ in .delivered(RemoteReply(code: 250), isDSNPassedOn: false) }
+        world.isContentUnavailable = true
+        world.run(for: 300_000)
+        #expect(world.finals.isEmpty && world.core.jobs.count == 2)
+        world.isContentUnavailable = false
+        world.run(for: 10_000)
+        #expect(world.finals.map(\.kind) == [.delivered, .delivered])
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        try world.accept(["c@one.example"], id: 3)
+        world.deliverRecords()
+        world.isContentUnavailable = true
+        world.run(for: 3_900_000)
+        #expect(world.finals.count == 2)
+        world.run(for: 400_000)
+        #expect(world.finals.map(\.kind) == [.delivered, .delivered, .expired])
+        #expect(world.deadCount == 1 && world.core.jobs.isEmpty && world.core.heldOctets == 0)
+    }
+
     @Test("A step that hangs for a second keeps new attempts from beginning; its end lets them")
     func stopsBehindLateStep() throws {
         var world = DeliveryWorld()

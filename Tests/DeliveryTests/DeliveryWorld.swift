@@ -37,6 +37,8 @@ struct DeliveryWorld {
     var contentFailuresLeft = 0
     /// Steps are written only when the test says so.
     var holdsSteps = false
+    /// No content can be read for now.
+    var isContentUnavailable = false
     var heldStep: Step?
     /// What `posthorn.control` says of commands, by key.
     var control: [String: OperatorCommand] = [:]
@@ -213,6 +215,8 @@ struct DeliveryWorld {
             self.core.routed(domain, .site(site), validUntil: self.clock + 60_000, now: self.clock)
         case .read where self.holdsReads:
             self.heldReads.append(action)
+        case .read(_, let job) where self.isContentUnavailable:
+            self.core.contentRead(job, .failure(RecordLogError(.unavailable, isRetriable: true)), now: self.clock)
         case .read(let reference, let job):
             let record = self.partitions[reference.position.partition]?[Int(reference.position.offset.rawValue)]
             do throws(RecordLogError) {

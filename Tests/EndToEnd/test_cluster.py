@@ -246,15 +246,40 @@ def test_a_node_that_is_told_to_stop_hands_over_without_a_duplicate(make_cluster
     stopped_at = time.time()
     load.join()
     check(cluster, load, sink, report, "SIGTERM of one of two delivery nodes", 0)
-    # The longest that a message after it had to wait says how long nobody served its partition.
-    waits = [
-        each["time"] - each["acceptedAt"]
-        for each in cluster.outcomes()
-        if each["kind"] == "delivered" and each["acceptedAt"] > stopped_at * 1000
-    ]
-    longest = max(waits, default=0) / 1000
+    longest = longest_wait(cluster, stopped_at)
     report(f"after SIGTERM the longest wait for delivery was {longest:.1f} s")
     assert longest < 7
+
+
+def test_a_node_that_dies_is_taken_over_from(make_cluster, make_sink, report, kafka, at_end):
+    """kill -9: the group's session timeout later the other serves its partitions; no message waits for 12 s."""
+    needs_brokers(kafka)
+    sink = make_sink()
+    cluster = make_cluster(**routed(sink.address)).start(ingress=1, delivery=2)
+    load = Load(cluster.of("ingress"), 600, client_count=4, pause=0.05)
+    at_end.callback(load.stopped.set)
+    settle(3)
+    killed_at = time.time()
+    cluster.of("delivery")[0].kill()
+    load.join()
+    check(cluster, load, sink, report, "kill -9 of one of two delivery nodes", 2 * 8 + 150)
+    # What came a moment before it was the dead node's too.
+    longest = longest_wait(cluster, killed_at - 1)
+    report(f"after kill -9 the longest wait for delivery was {longest:.1f} s")
+    # Nobody knew for the session's timeout: else there was nothing to take over.
+    assert 3 < longest < 12
+
+
+def longest_wait(cluster, since):
+    """Seconds between acceptance and delivery, of what was accepted since: how long nobody served a partition."""
+    return max(
+        (
+            each["time"] - each["acceptedAt"]
+            for each in cluster.outcomes()
+            if each["kind"] == "delivered" and each["acceptedAt"] > since * 1000
+        ),
+        default=0,
+    ) / 1000
 
 
 def test_limits_are_the_clusters(make_cluster, make_sink, report, kafka):

@@ -4,12 +4,14 @@ import base64
 import hashlib
 import hmac
 import os
+import shutil
+import signal
 import smtplib
 import ssl
 
 import pytest
 
-from support import BINARY, CONTENT, HOST, SMTPFailure, free_port, run, wait_until
+from support import BINARY, CONTENT, HOST, Process, SMTPFailure, free_port, run, wait_until
 
 USER, PASSWORD = "anna@sender.example", "correct horse bättery"
 
@@ -267,3 +269,49 @@ def test_refused_is_not_an_error_of_ours(submission, certificates):
         with pytest.raises(SMTPFailure) as failure:
             client.send("a@sender.example", "b@rcpt.example")
         assert failure.value.reply.code == 530
+
+
+def test_certificates_and_credentials_are_read_again_on_sighup(make_node, server, certificates, tmp_path):
+    """A renewed certificate and a new user count for the next session, without an open one noticing; a file that cannot be
+    used changes nothing, and the log names it."""
+    certificate, key, credentials = (tmp_path / name for name in ("server.pem", "server.key", "credentials"))
+    shutil.copy(certificates.certificate, certificate)
+    shutil.copy(certificates.key, key)
+
+    def add(user):
+        run(BINARY, "credentials", "add", "--file", credentials, "--iterations", "4096", user, input=PASSWORD + "\n")
+
+    add(USER)
+    node = make_node(start=False, relay={"networks": ["192.0.2.0/24"]}, credentials_file=str(credentials),
+                     routes=[{"match": "*", "via": f"smtp {server.address}"}])
+    port = free_port()
+    files = {"certificate": str(certificate), "key": str(key)}
+    node.config["listeners"] = [{"kind": "submissions", "address": HOST, "port": port, "tls": files}]
+    node.write_config()
+    node.process = Process([BINARY, "run", "--config", node.config_file], node.log_file)
+    wait_until(lambda: node.is_ready, "the node is ready")
+
+    renewed = ssl.create_default_context(cafile=certificates.stranger)
+
+    def reload(said):
+        count = node.log.count(said)
+        node.process.child.send_signal(signal.SIGHUP)
+        wait_until(lambda: node.log.count(said) > count, said)
+
+    with node.client(port, tls=certificates.client) as before:
+        # A half-written renewal: nothing changes.
+        certificate.write_text("-----BEGIN CERTIFICATE-----\nnot yet\n")
+        reload("Not reloaded")
+        assert str(certificate) in node.log
+        node.client(port, tls=certificates.client).socket.close()
+        shutil.copy(certificates.stranger, certificate)
+        shutil.copy(certificates.stranger_key, key)
+        add("berta@sender.example")
+        reload("Certificates and credentials were read again")
+        with node.client(port, tls=renewed) as client:
+            assert plain(client, "berta@sender.example", PASSWORD).code == 235
+        with pytest.raises(ssl.SSLCertVerificationError):
+            node.client(port, tls=certificates.client)
+        assert plain(before, USER, PASSWORD).code == 235
+        before.send("a@sender.example", "b@rcpt.example")
+    server.wait_for(1)

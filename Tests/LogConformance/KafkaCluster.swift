@@ -49,6 +49,7 @@ final class KafkaCluster: @unchecked Sendable {
         configuration.isTestCluster = true
         configuration.readTimeout = 4_000
         configuration.commitsApart = self.isMock
+        configuration.followInterval = 500
         configuration.settings["topic.metadata.refresh.interval.ms"] = "500"
         return configuration
     }
@@ -117,6 +118,8 @@ final class KafkaCluster: @unchecked Sendable {
     func create(_ topics: [Topic], _ configuration: KafkaConfiguration) throws {
         guard let mock else {
             _ = try KafkaTopics(configuration: configuration, logger: .quiet).apply(self.plan(topics))
+            // Brokers learn of them one after the other, and a log of a test cluster does not wait for that.
+            usleep(300_000)
             return
         }
         for topic in topics {

@@ -2,6 +2,7 @@ import CRdKafka
 import ClusterLog
 import Logging
 import NIOCore
+import Synchronization
 import Testing
 
 @testable import KafkaLog
@@ -87,6 +88,87 @@ struct KafkaLogTests {
                 #expect(log.memberCount == 0)
             }
         }
+    }
+
+    /// A member and what it owns.
+    private final class Watched: Sendable {
+        private let member: any GroupMember
+        private let partitions = Mutex<Set<TopicPartition>>([])
+
+        var owned: Set<TopicPartition> { self.partitions.withLock { $0 } }
+
+        init(_ member: any GroupMember) { self.member = member }
+
+        func watch() async throws {
+            while let event = try await self.member.next() {
+                self.partitions.withLock { owned in
+                    switch event {
+                    case .assigned(let assignments): owned.formUnion(assignments.map(\.partition))
+                    case .revoked(let partitions), .lost(let partitions): owned.subtract(partitions)
+                    case .records, .truncated: break
+                    }
+                }
+            }
+        }
+    }
+
+    @Test("Whoever owns a partition owns it in every topic, as evenly after a member joined")
+    func topicsGoTogether() async throws {
+        let tiers = [60, 300].map { Topic.deferred(delay: $0) }
+        let selection = TopicSelection(topics: [.accepted, .held], prefixes: [Topic.deferredPrefix])
+        let topics = [.accepted, .held] + tiers
+        var configuration = self.cluster.configuration()
+        configuration.partitionCount = 4
+        configuration.followInterval = 300
+        try self.cluster.create(topics, configuration)
+        let log = try await self.cluster.open(configuration, topics)
+        let watched = [
+            Watched(try await log.join(delivery, topics: selection)),
+            Watched(try await log.join(delivery, topics: selection)),
+        ]
+        let watches = watched.map { each in Task { try await each.watch() } }
+        var isEven = false
+        for _ in 0..<200 where !isEven {
+            try await Task.sleep(for: .milliseconds(100))
+            isEven = watched.allSatisfy { each in
+                topics.allSatisfy { topic in each.owned.count(where: { $0.topic == topic }) == 2 }
+            }
+        }
+        let found = watched.map(\.owned)
+        #expect(isEven, "\(found)")
+        for mine in found {
+            let numbers = Dictionary(grouping: mine, by: \.topic).values.map { Set($0.map(\.partition)) }
+            #expect(Set(numbers).count == 1, "\(mine)")
+        }
+        #expect(found[0].isDisjoint(with: found[1]))
+        // A topic that is new goes with the others, without the group being asked.
+        let late = Topic.deferred(delay: 900)
+        try self.cluster.create([late], configuration)
+        var isFollowed = false
+        for _ in 0..<200 where !isFollowed {
+            try await Task.sleep(for: .milliseconds(100))
+            isFollowed = watched.allSatisfy { each in
+                let numbers = { (topic: Topic) in Set(each.owned.filter { $0.topic == topic }.map(\.partition)) }
+                return numbers(late) == numbers(.accepted)
+            }
+        }
+        #expect(isFollowed, "\(watched.map(\.owned))")
+        // The group does not subscribe to what follows: its progress is committed all the same, without any mail.
+        for topic in [.held, late] + tiers {
+            for number in 0..<Int32(4) {
+                var progress: Progress?
+                for _ in 0..<50 where progress == nil {
+                    progress = try await log.progress(delivery, TopicPartition(topic, number))
+                    if progress == nil { try await Task.sleep(for: .milliseconds(100)) }
+                }
+                #expect(progress == .upTo(0), "\(topic) \(number)")
+            }
+        }
+        for watch in watches { watch.cancel() }
+        await log.close()
+        guard !self.cluster.isMock else { return }
+        let tool = try KafkaTopics(configuration: configuration, logger: .quiet)
+        try tool.delete(Array(tool.describe().keys))
     }
 
     @Test("A log that ends before the group's progress is an alarm, and what comes there is read")

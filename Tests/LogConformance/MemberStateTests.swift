@@ -11,7 +11,7 @@ struct MemberStateTests {
 
     /// A member that was told of its partitions.
     private func member(_ partitions: [TopicPartition], _ progress: Progress = .upTo(0)) -> MemberState {
-        var member = MemberState(readAheadSize: 1 << 20)
+        var member = MemberState(leader: .accepted, readAheadSize: 1 << 20)
         member.assigned(partitions.map { Assignment(partition: $0, progress: progress) })
         _ = member.next()
         return member
@@ -49,18 +49,18 @@ struct MemberStateTests {
         let later = try self.begin(&member, [Self.partition: .upTo(4)])
         member.revoked([Self.partition])
         _ = self.events(&member)
-        _ = member.takeCommands()
+        _ = member.takeRelease()
         member.endStep(step, epochs, isCommitted: true)
-        let early = member.takeCommands()
-        #expect(early.isEmpty)
+        let early = member.takeRelease()
+        #expect(early == nil)
         member.endStep([Self.partition: .upTo(4)], later, isCommitted: true)
-        let late = member.takeCommands()
-        #expect(late == [.unassign([Self.partition])])
+        let late = member.takeRelease()
+        #expect(late == [Self.partition])
     }
 
     @Test("A step without progress is sent with that of a partition as it stands, or not at all")
     func vouchesWithoutProgress() throws {
-        var member = MemberState(readAheadSize: 1 << 20)
+        var member = MemberState(leader: .accepted, readAheadSize: 1 << 20)
         let before = member.beginStep([:])
         #expect(before == nil)
         member.assigned([Assignment(partition: Self.partition, progress: .upTo(3))])
@@ -88,7 +88,7 @@ struct MemberStateTests {
         // Neither is a step from before written, nor does one that was written bring back what it said.
         #expect(member.vouched(step, epochs) == nil)
         member.endStep(step, epochs, isCommitted: true)
-        let commands = member.takeCommands()
+        let commands = member.takeCommands(.leading)
         #expect(commands == [.seek(Self.partition, Offset(5))])
         member.seekEnded(Self.partition)
         let events = self.events(&member)
@@ -108,5 +108,77 @@ struct MemberStateTests {
             return
         }
         #expect(records.map(\.position.offset.rawValue) == [5, 20, 21])
+    }
+
+    // MARK: What follows
+
+    private static let follower = TopicPartition(.deferred(delay: 60), 0)
+    private static let otherFollower = TopicPartition(.deferred(delay: 60), 1)
+
+    @Test("What follows a partition goes with it, and is given up once its own steps have ended")
+    func followersGoAlong() throws {
+        var member = self.member([Self.partition, Self.other, Self.follower, Self.otherFollower])
+        let step: [TopicPartition: Progress] = [Self.follower: .upTo(4)]
+        let epochs = try self.begin(&member, step)
+        member.revoked([Self.partition])
+        guard case .revoked(let revoked)? = self.events(&member).first else {
+            Issue.record("Nobody was told.")
+            return
+        }
+        #expect(revoked == [Self.partition, Self.follower])
+        let early = member.takeRelease()
+        #expect(early == nil)
+        #expect(member.vouched(step, epochs)?[Self.follower] == .upTo(4))
+        member.endStep(step, epochs, isCommitted: true)
+        let late = member.takeRelease()
+        #expect(late == [Self.partition, Self.follower])
+        #expect(member.nextOffset(Self.follower) == nil)
+        #expect(member.nextOffset(Self.otherFollower) != nil)
+        member.lost([Self.other])
+        let lost = member.takeRelease()
+        #expect(lost == [Self.other, Self.otherFollower])
+        #expect(member.nextOffset(Self.otherFollower) == nil)
+    }
+
+    @Test("A topic that is new follows the partitions that are owned and stay, as far as it has partitions")
+    func takesUpTopics() {
+        var member = self.member([Self.partition, Self.other, Self.otherFollower])
+        let tier = Topic.deferred(delay: 300)
+        #expect(member.unfollowed([.accepted: 4, tier: 1]) == [TopicPartition(tier, 0)])
+        #expect(Set(member.unfollowed([.deferred(delay: 60): 4])) == [Self.follower])
+        member.revoked([Self.partition])
+        #expect(member.unfollowed([tier: 4]) == [TopicPartition(tier, 1)])
+    }
+
+    @Test("The progress of what follows is committed again with a step, as it stands and not while it moves")
+    func commitsAgain() throws {
+        var member = self.member([Self.partition, Self.follower, Self.otherFollower, Self.other], .upTo(3))
+        #expect(member.needsStep)
+        // A partition that moves in a step behind this one is left out; the step's own progress counts.
+        let first: [TopicPartition: Progress] = [Self.partition: .upTo(5)]
+        let epochs = try self.begin(&member, first)
+        let second: [TopicPartition: Progress] = [Self.follower: .upTo(8)]
+        let secondEpochs = try self.begin(&member, second)
+        #expect(member.vouched(first, epochs) == [Self.partition: .upTo(5), Self.otherFollower: .upTo(3)])
+        member.endStep(first, epochs, isCommitted: true)
+        #expect(member.vouched(second, secondEpochs) == second)
+        // It failed, and may have been written: until it is known, nothing older is committed over it.
+        member.endStep(second, secondEpochs, isCommitted: false)
+        let empty = try self.begin(&member, [:])
+        #expect(member.vouched([:], empty) == [Self.partition: .upTo(5)])
+        member.endStep([:], empty, isCommitted: true)
+        #expect(!member.needsStep)
+        let again = try self.begin(&member, second)
+        #expect(member.vouched(second, again) == second)
+        member.endStep(second, again, isCommitted: true)
+        #expect(!member.needsStep)
+        member.becomeStale()
+        #expect(member.needsStep)
+        let third = try self.begin(&member, [:])
+        #expect(!member.needsStep)
+        #expect(member.vouched([:], third) == [Self.follower: .upTo(8), Self.otherFollower: .upTo(3)])
+        // What was not committed is still to be committed.
+        member.endStep([:], third, isCommitted: false)
+        #expect(member.needsStep)
     }
 }

@@ -1,6 +1,7 @@
 """What the benchmarks share: a sink, the relays as processes of our own, and what they cost."""
 
 import ctypes
+import json
 import os
 import pathlib
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TICK = os.sysconf("SC_CLK_TCK")
@@ -174,14 +176,19 @@ class Sink:
             self.process.wait()
 
 
+def binary():
+    """The release build, made now if it is not there."""
+    path = pathlib.Path(os.environ.get("POSTHORN_TEST_BINARY", ROOT / ".build/release/posthorn"))
+    if not path.exists():
+        subprocess.run(["swift", "build", "-c", "release", "--product", "posthorn"], cwd=ROOT, check=True)
+    return path
+
+
 class Posthorn:
     name = "Posthorn"
 
     def __init__(self, scratch, sink_port, extra="", routes=""):
-        self.binary = pathlib.Path(os.environ.get("POSTHORN_TEST_BINARY", ROOT / ".build/release/posthorn"))
-        if not self.binary.exists():
-            subprocess.run(
-                ["swift", "build", "-c", "release", "--product", "posthorn"], cwd=ROOT, check=True)
+        self.binary = binary()
         self.port, self.admin_port = free_port(), free_port()
         self.directory = scratch.path / "posthorn"
         self.directory.mkdir(exist_ok=True)
@@ -330,6 +337,117 @@ scache    unix  -  -  n  -     1    scache
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait()
+
+
+class Cluster:
+    """Nodes of one role each, in processes of their own, over a Kafka that runs already, in topics of their own (which stay)."""
+
+    name = "Posthorn"
+
+    def __init__(self, scratch, bootstrap, sink_port, replication, extra="", routes=""):
+        self.binary = binary()
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="cluster.", dir=scratch.path))
+        self.prefix = f"bench{os.getpid()}{self.directory.name[-6:].lower().replace('_', '0')}"
+        self.bootstrap = bootstrap
+        self._common = f"""\
+hostname: relay.example
+routes:
+{routes}  - match: "*"
+    via: smtp 127.0.0.1:{sink_port}
+kafka:
+  bootstrap: {bootstrap}
+  prefix: {self.prefix}
+  replication: {replication}
+  in-sync-min: {2 if replication > 1 else 1}
+  test-cluster: {"false" if replication > 1 else "true"}
+logging:
+  level: warning
+{extra}"""
+        self.nodes = {}
+        self.port = None
+        (self.directory / "token").write_text(f"{os.urandom(16).hex()}\n")
+        subprocess.run(
+            [self.binary, "topics", "apply", "-c", self._configure("topics", "")], check=True,
+            stdout=subprocess.DEVNULL)
+        scratch.closing(self)
+
+    def _configure(self, name, extra):
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        path = directory / "posthorn.yaml"
+        path.write_text(f"""\
+{self._common}data-directory: {directory}/data
+admin:
+  address: 127.0.0.1:{free_port()}
+  token-file: {self.directory}/token
+{extra}""")
+        return path
+
+    def start(self, role, name=None):
+        """A node; returns when it is ready."""
+        name = name or role
+        port = free_port()
+        listener = f"listeners:\n  - name: smtp\n    address: 127.0.0.1\n    port: {port}\n"
+        path = self.directory / name / "posthorn.yaml"
+        if name not in self.nodes:
+            path = self._configure(name, listener if role == "ingress" else "listeners: []\n")
+        log = self.directory / name / "log"
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                [self.binary, "run", "-c", path, "--role", role], stdout=file, stderr=file)
+        self.nodes[name] = process
+        admin = next(line.split()[-1] for line in path.read_text().splitlines() if "address: 127.0.0.1:" in line)
+        deadline = time.monotonic() + 60
+        while not self._is_ready(admin):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{name} is not ready\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+        if role == "ingress":
+            self.port = port
+            wait_for_port(port, process, log)
+        return process
+
+    @staticmethod
+    def _is_ready(address):
+        try:
+            with urllib.request.urlopen(f"http://{address}/health/ready", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    @property
+    def pids(self):
+        return [process.pid for process in self.nodes.values() if process.poll() is None]
+
+    def cpu(self):
+        return sum(sum(tree(pid).values()) for pid in self.pids)
+
+    def queue(self, name, *arguments):
+        """A queue command, asked of that node, under way."""
+        path = self.directory / name / "posthorn.yaml"
+        return subprocess.Popen([self.binary, "queue", *arguments, "-c", path], stdout=subprocess.DEVNULL)
+
+    def outcomes(self):
+        """All events so far."""
+        result = subprocess.run(
+            ["kcat", "-C", "-b", self.bootstrap, "-t", f"{self.prefix}.outcomes", "-e", "-q", "-o", "beginning",
+             "-X", "isolation.level=read_committed", "-f", "%s\n"],
+            check=True, capture_output=True, text=True)
+        return [json.loads(line) for line in result.stdout.splitlines() if line]
+
+    def end(self, name, how=signal.SIGTERM):
+        process = self.nodes[name]
+        if process.poll() is None:
+            process.send_signal(how)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def stop(self):
+        for name in self.nodes:
+            self.end(name)
 
 
 def source(port, count, size, is_kept, sessions=20, destination=DESTINATION):

@@ -48,10 +48,12 @@ public struct KafkaConfiguration: Sendable {
     public var readAheadSize = 16 << 20
     /// Octets of a record's value; larger content goes in chunks. Below what brokers take by default (1 MB).
     public var valueSizeMax = 900_000
-    /// Replicas in sync below which nothing is accepted; 0 asks the topics' `min.insync.replicas`.
+    /// How long the group waits for a member that is silent before others get its partitions, milliseconds.
     public var sessionTimeout: Int64 = 6_000
     /// A cluster that loses mail when a broker dies is accepted. For tests alone.
     public var isTestCluster = false
+    /// How often a group's member looks for topics that are new, milliseconds.
+    public var followInterval: Int64 = 5_000
     /// Offsets are committed beside transactions too, since librdkafka's mock cluster forgets those in them.
     public var commitsApart = false
 
@@ -126,11 +128,12 @@ public struct KafkaConfiguration: Sendable {
             ("session.timeout.ms", "\(self.sessionTimeout)"),
             ("heartbeat.interval.ms", "1000"),
             ("max.poll.interval.ms", "300000"),
-            ("isolation.level", "read_committed"),
-            // Where a log ends that was cut, below what the group has done, nothing else would say so.
-            ("enable.partition.eof", "true"),
-            ("fetch.wait.max.ms", "100"),
-        ] + self.last
+        ] + self.tailing + self.last
+    }
+
+    /// A reader of what follows the partitions that a member of the group is assigned. It never joins.
+    func following(group: String) -> Settings {
+        self.common + self.fetching + [("group.id", group)] + self.tailing + self.last
     }
 
     /// A reader of references or scans, which is nobody's member.
@@ -142,6 +145,15 @@ public struct KafkaConfiguration: Sendable {
             // A partition that is assigned waits for the fetch request that is under way.
             ("fetch.wait.max.ms", "10"),
         ] + self.last
+    }
+
+    private var tailing: Settings {
+        [
+            ("isolation.level", "read_committed"),
+            // Where a log ends that was cut, below what the group has done, nothing else would say so.
+            ("enable.partition.eof", "true"),
+            ("fetch.wait.max.ms", "100"),
+        ]
     }
 
     private var fetching: Settings {

@@ -3,7 +3,10 @@ import ClusterLog
 import Logging
 import Synchronization
 
-/// A member of a Kafka group: one consumer with a thread of its own, and a writer of steps.
+/// A member of a Kafka group: a consumer with a thread of its own, and a writer of steps.
+///
+/// The group's consumer subscribes to the first of the selected topics alone. Whoever is assigned a partition of it
+/// reads those of the same number of the other topics with a second consumer, which is in no group (ADR 0015).
 final class KafkaGroupMember: GroupMember {
     private struct State {
         var member: MemberState
@@ -16,6 +19,11 @@ final class KafkaGroupMember: GroupMember {
         var suspects: Set<TopicPartition> = []
         /// Partitions that librdkafka does not seek in: assigned anew once no rebalance waits for us.
         var restarts: Set<TopicPartition> = []
+        /// When what follows was last looked for, and its progress last marked to be committed again; milliseconds.
+        var lookedAt = BrokerClock.monotonic
+        var refreshedAt = BrokerClock.monotonic
+        /// When it was last asked whether others have what this member has not.
+        var insistedAt = BrokerClock.monotonic
         var leaving: [CheckedContinuation<Void, Never>] = []
         var failure: RecordLogError?
     }
@@ -27,9 +35,22 @@ final class KafkaGroupMember: GroupMember {
     private static let suspectTimeout: Int32 = 1_000
     /// What a commit outside a step may take, milliseconds.
     private static let commitTimeout: Int32 = 1_000
+    /// How long the brokers get to say which topics there are, milliseconds.
+    private static let topicsTimeout: Int32 = 1_000
+    /// How often the progress of what follows is committed again, milliseconds: far below the days that brokers keep what
+    /// a group commits for a topic that it does not subscribe to.
+    private static let refreshInterval: Int64 = 3_600_000
 
     let group: GroupID
+    private let topics: TopicSelection
+    private let names: TopicNames
     private let client: KafkaClient
+    /// Reads what follows; `nil` when one topic is all that is consumed.
+    private let follower: KafkaClient?
+    /// What the follower is assigned. Held while that changes, by either thread.
+    private let followed = Mutex<Set<TopicPartition>>([])
+    /// How often what follows is looked for, milliseconds.
+    private let followInterval: Int64
     private let writer: StepWriter
     private let logger: Logger
     private let state: Mutex<State>
@@ -48,14 +69,23 @@ final class KafkaGroupMember: GroupMember {
         logger: Logger,
         didLeave: @escaping @Sendable (KafkaGroupMember) -> Void
     ) throws(KafkaError) {
+        guard let leader = topics.topics.first else {
+            throw KafkaError(RD_KAFKA_RESP_ERR__INVALID_ARG, "A group needs a topic to lead.")
+        }
         let names = TopicNames(prefix: configuration.prefix)
         let groupName = names.name(of: Topic(group.name))
         let client = try KafkaClient(.consumer, settings: configuration.consuming(group: groupName), names: names)
+        let isAlone = topics.topics.count == 1 && topics.prefixes.isEmpty
         self.group = group
+        self.topics = topics
+        self.names = names
         self.client = client
+        self.follower =
+            isAlone ? nil : try KafkaClient(.consumer, settings: configuration.following(group: groupName), names: names)
+        self.followInterval = configuration.followInterval
         self.logger = logger
         self.didLeave = didLeave
-        self.state = Mutex(State(member: MemberState(readAheadSize: configuration.readAheadSize)))
+        self.state = Mutex(State(member: MemberState(leader: leader, readAheadSize: configuration.readAheadSize)))
         let owner = Owner()
         self.writer = StepWriter(
             configuration: configuration,
@@ -72,12 +102,9 @@ final class KafkaGroupMember: GroupMember {
             logger: logger
         )
         owner.set(self)
-        // A prefix is a regular expression to librdkafka, which finds new topics at each refresh of its metadata.
-        let prefixes = topics.prefixes.map { prefix in
-            "^" + names.name(of: Topic(prefix)).replacing(".", with: "\\.") + ".*"
-        }
-        try client.subscribe(topics.topics.map { names.name(of: $0) } + prefixes)
-        OwnThread.start(name: "kafka-\(group.name)") { self.run() }
+        try client.subscribe([names.name(of: leader)])
+        OwnThread.start(name: "kafka-\(group.name)") { self.run(client, .leading) }
+        if let follower { OwnThread.start(name: "kafka-follow") { self.run(follower, .following) } }
     }
 
     /// Lets the writer ask a member that is still being made.
@@ -119,12 +146,12 @@ final class KafkaGroupMember: GroupMember {
     }
 
     private func decide() throws(RecordLogError) -> MemberState.Decision {
-        let (decision, failure, hasCommands) = self.state.withLock { state in
+        let (decision, failure) = self.state.withLock { state in
             state.isWoken = false
             let decision = state.member.next()
-            return (decision, state.failure, state.member.hasCommands)
+            return (decision, state.failure)
         }
-        if hasCommands { self.client.wake() }
+        self.wakeThreads()
         if case .wait = decision, let failure { throw failure }
         return decision
     }
@@ -144,6 +171,15 @@ final class KafkaGroupMember: GroupMember {
         }
     }
 
+    /// Lets the threads do what there is to do.
+    private func wakeThreads() {
+        let (isLeading, isFollowing) = self.state.withLock { state in
+            (state.member.hasCommands(.leading), state.member.hasCommands(.following))
+        }
+        if isLeading { self.client.wake() }
+        if isFollowing { self.follower?.wake() }
+    }
+
     private func wakeCaller() {
         let waiter = self.state.withLock { state in
             state.isWoken = true
@@ -159,11 +195,8 @@ final class KafkaGroupMember: GroupMember {
         }
         self.writer.write(step, epochs) { result in
             let isCommitted = (try? result.get()) != nil
-            let hasCommands = self.state.withLock { state in
-                state.member.endStep(step.progress, epochs, isCommitted: isCommitted)
-                return state.member.hasCommands
-            }
-            if hasCommands { self.client.wake() }
+            self.state.withLock { $0.member.endStep(step.progress, epochs, isCommitted: isCommitted) }
+            self.wakeThreads()
             completion(result)
         }
     }
@@ -179,7 +212,7 @@ final class KafkaGroupMember: GroupMember {
 
     func seek(_ partition: TopicPartition, to offset: Offset) {
         self.state.withLock { $0.member.seek(partition, to: offset) }
-        self.client.wake()
+        self.wakeThreads()
     }
 
     func leave() async {
@@ -191,6 +224,7 @@ final class KafkaGroupMember: GroupMember {
             return !state.isClosing
         }
         if isFirst { self.client.beginClose() }
+        self.follower?.wake()
         await withCheckedContinuation { continuation in
             let hasEnded = self.state.withLock { state in
                 if !state.hasEnded { state.leaving.append(continuation) }
@@ -201,24 +235,46 @@ final class KafkaGroupMember: GroupMember {
         self.didLeave(self)
     }
 
-    // MARK: The consumer's thread
+    // MARK: The consumers' threads
 
-    private func run() {
+    /// A thread of one of the consumers; that of the group's ends last.
+    private func run(_ client: KafkaClient, _ role: MemberState.Role) {
         while true {
-            let (isClosing, isAsking) = self.state.withLock { ($0.isClosing, !$0.suspects.isEmpty) }
+            let (isClosing, isAsking) = self.state.withLock { state in
+                (state.isClosing, state.suspects.contains { state.member.role(of: $0) == role })
+            }
+            if isClosing, role == .following { return }
             // Blocks until something comes or somebody wakes it; a close only shows in its state.
-            let events = self.client.poll(timeout: isClosing ? 50 : isAsking ? Self.suspectPause : -1)
+            let events = client.poll(timeout: isClosing ? 50 : isAsking ? Self.suspectPause : self.pollTimeout(role))
             for event in events { self.handle(event) }
-            if !isClosing { self.askForEnds() }
-            self.performCommands()
-            if events.contains(where: { if case .end = $0 { false } else { true } }) { self.wakeCaller() }
-            if isClosing, self.client.isClosed { break }
+            if !isClosing { self.askForEnds(role) }
+            self.performCommands(role)
+            if role == .leading {
+                self.giveUp()
+                if !isClosing {
+                    self.follow()
+                    self.insist()
+                }
+            }
+            if events.contains(where: { if case .end = $0 { false } else { true } }) {
+                self.wakeThreads()
+                self.wakeCaller()
+            }
+            if isClosing, client.isClosed { break }
         }
         let leaving = self.state.withLock { state in
             state.hasEnded = true
             return exchange(&state.leaving, with: [])
         }
         for continuation in leaving { continuation.resume() }
+    }
+
+    private func pollTimeout(_ role: MemberState.Role) -> Int32 {
+        role == .following ? -1 : Int32(clamping: self.followInterval)
+    }
+
+    private func consumer(of partition: TopicPartition) -> KafkaClient {
+        self.state.withLock({ $0.member.role(of: partition) }) == .leading ? self.client : self.follower ?? self.client
     }
 
     private func handle(_ event: KafkaEvent) {
@@ -261,10 +317,10 @@ final class KafkaGroupMember: GroupMember {
 
     /// A new leader may say for a moment that a log ends earlier than it does; asked for its offsets it answers when it
     /// knows them (KIP-207).
-    private func askForEnds() {
+    private func askForEnds(_ role: MemberState.Role) {
         let suspects = self.state.withLock { state in
             state.suspects = state.suspects.filter { state.member.nextOffset($0) != nil }
-            return state.suspects
+            return state.suspects.filter { state.member.role(of: $0) == role }
         }
         for partition in suspects {
             do throws(KafkaError) {
@@ -282,32 +338,22 @@ final class KafkaGroupMember: GroupMember {
         }
     }
 
+    /// The group gives partitions of the topic that leads.
     private func assign(_ partitions: [TopicPartition]) {
-        guard let committed = self.committed(partitions) else {
+        let topics = partitions.isEmpty ? [:] : self.followable(patiently: true)
+        let followers = partitions.flatMap { led in
+            topics.filter { Int(led.partition) < $0.value }.map { TopicPartition($0.key, led.partition) }
+        }
+        guard let assignments = self.committed(partitions + followers)?.map(self.assignment) else {
             // Leaving: the rebalance only has to go on.
             self.client.unassignAll()
             return
         }
-        let assignments = committed.map { committed in
-            let watermark = committed.offset ?? Offset(0)
-            let progress = Progress(watermark: watermark, metadata: committed.metadata)
-            if progress == nil {
-                self.logger.error(
-                    "Commit metadata that is not ours: records above the watermark may be handled again",
-                    metadata: ["partition": "\(committed.partition)", "metadata": "\(committed.metadata)"]
-                )
-            }
-            return Assignment(partition: committed.partition, progress: progress ?? Progress(watermark: watermark))
-        }
-        let starts = assignments.map { ($0.partition, $0.progress.watermark) }
         do throws(KafkaError) {
-            do throws(KafkaError) {
-                try self.client.assign(starts)
-            } catch {
+            try Self.assign(Array(assignments.prefix(partitions.count)), to: self.client) { error in
                 self.logger.warning("Kafka: partitions are assigned again", metadata: ["error": "\(error)"])
-                try self.client.unassign(partitions)
-                try self.client.assign(starts)
             }
+            try self.assignFollowers(Array(assignments.dropFirst(partitions.count)))
         } catch {
             // The group counts them as this member's, and nobody would read them: the owner has to leave and join again.
             self.logger.error("Kafka: partitions were not assigned", metadata: ["error": "\(error)"])
@@ -317,8 +363,131 @@ final class KafkaGroupMember: GroupMember {
         self.state.withLock { $0.member.assigned(assignments) }
         self.logger.info(
             "Partitions were assigned",
-            metadata: ["group": "\(self.group)", "count": "\(partitions.count)"]
+            metadata: ["group": "\(self.group)", "count": "\(partitions.count)", "followers": "\(followers.count)"]
         )
+    }
+
+    private static func assign(
+        _ assignments: [Assignment],
+        to client: KafkaClient,
+        onSecond: (KafkaError) -> Void
+    ) throws(KafkaError) {
+        let starts = assignments.map { ($0.partition, $0.progress.watermark) }
+        do throws(KafkaError) {
+            try client.assign(starts)
+        } catch {
+            onSecond(error)
+            try client.unassign(assignments.map(\.partition))
+            try client.assign(starts)
+        }
+    }
+
+    private func assignFollowers(_ assignments: [Assignment]) throws(KafkaError) {
+        guard let follower, !assignments.isEmpty else { return }
+        try self.followed.withLock { followed throws(KafkaError) in
+            let held = assignments.map(\.partition).filter { followed.contains($0) }
+            if !held.isEmpty { try follower.unassign(held) }
+            followed.subtract(held)
+            try follower.assign(assignments.map { ($0.partition, $0.progress.watermark) })
+            followed.formUnion(assignments.map(\.partition))
+        }
+    }
+
+    private func assignment(_ committed: CommittedOffset) -> Assignment {
+        let watermark = committed.offset ?? Offset(0)
+        let progress = Progress(watermark: watermark, metadata: committed.metadata)
+        if progress == nil {
+            self.logger.error(
+                "Commit metadata that is not ours: records above the watermark may be handled again",
+                metadata: ["partition": "\(committed.partition)", "metadata": "\(committed.metadata)"]
+            )
+        }
+        return Assignment(partition: committed.partition, progress: progress ?? Progress(watermark: watermark))
+    }
+
+    /// The topics that are selected and do not lead, and how many partitions each has.
+    ///
+    /// - Parameter patiently: asks until the brokers answer, or the member is leaving.
+    private func followable(patiently: Bool) -> [Topic: Int] {
+        guard self.follower != nil else { return [:] }
+        repeat {
+            self.state.withLock { $0.lookedAt = BrokerClock.monotonic }
+            do throws(KafkaError) {
+                let metadata = try self.client.metadata(timeout: Self.topicsTimeout)
+                var counts: [Topic: Int] = [:]
+                for topic in metadata.topics where topic.name.hasPrefix(self.names.prefix + ".") && topic.error == nil {
+                    counts[self.names.topic(named: topic.name)] = topic.partitions.count
+                }
+                return counts.filter { self.topics.contains($0.key) && $0.key != self.topics.topics.first }
+            } catch {
+                self.logger.warning("Kafka: the topics cannot be read yet", metadata: ["error": "\(error)"])
+                if patiently { OwnThread.pause(milliseconds: 100) }
+            }
+        } while patiently && !self.state.withLock({ $0.isClosing })
+        return [:]
+    }
+
+    /// Now and then: takes up topics that are new, and has the progress of what follows committed again.
+    private func follow() {
+        guard self.follower != nil else { return }
+        let now = BrokerClock.monotonic
+        let (isDue, needsStep) = self.state.withLock { state in
+            if now - state.refreshedAt >= Self.refreshInterval {
+                state.refreshedAt = now
+                state.member.becomeStale()
+            }
+            let isDue = now - state.lookedAt >= self.followInterval && !state.member.isRevoking
+            return (isDue, isDue && state.member.needsStep)
+        }
+        guard isDue else { return }
+        self.takeUp(self.followable(patiently: false))
+        guard needsStep else { return }
+        self.step(Step()) { result in
+            guard case .failure(let error) = result else { return }
+            self.logger.warning("Kafka: the progress was not committed again", metadata: ["error": "\(error)"])
+        }
+    }
+
+    /// Joins again when nobody has what the topic has. The leader of a group assigns what its broker says there is, and
+    /// librdkafka does not look again: from a broker that knows the topic too late everybody gets nothing, for good.
+    private func insist() {
+        let now = BrokerClock.monotonic
+        let isDue = self.state.withLock { state in
+            guard state.member.isIdle, now - state.insistedAt >= self.followInterval else { return false }
+            state.insistedAt = now
+            return true
+        }
+        guard isDue else { return }
+        do throws(KafkaError) {
+            let leader = self.names.name(of: self.topics.topics[0])
+            let topic = try self.client.metadata(timeout: Self.topicsTimeout).topics.first { $0.name == leader }
+            let group = self.names.name(of: Topic(self.group.name))
+            guard let topic, topic.error == nil, !topic.partitions.isEmpty,
+                try self.client.assignedCount(of: group, timeout: Self.topicsTimeout) == 0
+            else { return }
+            self.logger.notice("Nobody in the group was assigned anything: joining again", metadata: ["group": "\(group)"])
+            try self.client.unsubscribe()
+            try self.client.subscribe([leader])
+        } catch {
+            self.logger.debug("Kafka: the group's assignment cannot be read", metadata: ["error": "\(error)"])
+        }
+    }
+
+    private func takeUp(_ topics: [Topic: Int]) {
+        let partitions = self.state.withLock { $0.member.unfollowed(topics) }
+        guard !partitions.isEmpty else { return }
+        do throws(KafkaError) {
+            let committed = try self.client.committed(partitions, timeout: Self.committedTimeout)
+            let assignments = committed.map(self.assignment)
+            try self.assignFollowers(assignments)
+            self.state.withLock { $0.member.assigned(assignments) }
+            self.wakeCaller()
+            let names = Set(partitions.map(\.topic.name)).sorted().joined(separator: ", ")
+            self.logger.info("New topics are consumed", metadata: ["group": "\(self.group)", "topics": "\(names)"])
+        } catch {
+            // Looked for again soon.
+            self.logger.warning("Kafka: new topics are not read yet", metadata: ["error": "\(error)"])
+        }
     }
 
     /// The group's commits; asks until the coordinator answers. `nil` when the member is leaving.
@@ -345,7 +514,7 @@ final class KafkaGroupMember: GroupMember {
             return
         }
         do throws(KafkaError) {
-            let bounds = try self.client.bounds(partition, timeout: Self.committedTimeout)
+            let bounds = try self.consumer(of: partition).bounds(partition, timeout: Self.committedTimeout)
             let left = self.state.withLock { state -> Progress? in
                 guard let next = state.member.nextOffset(partition) else { return nil }
                 if next < bounds.lowerBound {
@@ -377,29 +546,45 @@ final class KafkaGroupMember: GroupMember {
         }
     }
 
-    private func performCommands() {
-        for command in self.state.withLock({ $0.member.takeCommands() }) {
+    private func performCommands(_ role: MemberState.Role) {
+        guard let client = role == .leading ? self.client : self.follower else { return }
+        for command in self.state.withLock({ $0.member.takeCommands(role) }) {
             switch command {
-            case .pause(let partitions):
-                self.client.pause(partitions)
-            case .resume(let partitions):
-                self.client.resume(partitions)
-            case .unassign(let partitions):
-                do throws(KafkaError) {
-                    try self.client.unassign(partitions)
-                } catch {
-                    self.logger.debug("Kafka: unassign", metadata: ["error": "\(error)"])
-                }
-            case .seek(let partition, let offset):
-                self.seek(partition, offset)
+            case .pause(let partition): client.pause([partition])
+            case .resume(let partition): client.resume([partition])
+            case .seek(let partition, let offset): self.seek(partition, offset, client)
             }
         }
-        self.restart()
+        self.restart(client, role)
     }
 
-    private func seek(_ partition: TopicPartition, _ offset: Offset) {
+    /// Gives up what the group waits for, and what follows it first.
+    private func giveUp() {
+        guard let partitions = self.state.withLock({ $0.member.takeRelease() }) else { return }
+        if let follower {
+            self.followed.withLock { followed in
+                let held = partitions.filter { followed.contains($0) }
+                guard !held.isEmpty else { return }
+                self.unassign(held, follower)
+                followed.subtract(held)
+            }
+        }
+        self.unassign(self.state.withLock { state in
+            partitions.filter { state.member.role(of: $0) == .leading }
+        }, self.client)
+    }
+
+    private func unassign(_ partitions: [TopicPartition], _ client: KafkaClient) {
         do throws(KafkaError) {
-            try self.client.seek(partition, to: offset, timeout: Self.committedTimeout)
+            try client.unassign(partitions)
+        } catch {
+            self.logger.debug("Kafka: unassign", metadata: ["error": "\(error)"])
+        }
+    }
+
+    private func seek(_ partition: TopicPartition, _ offset: Offset, _ client: KafkaClient) {
+        do throws(KafkaError) {
+            try client.seek(partition, to: offset, timeout: Self.committedTimeout)
         } catch {
             // What was out of range is not fetched any more, and librdkafka seeks only in what it fetches.
             if error.is(RD_KAFKA_RESP_ERR__STATE) {
@@ -412,20 +597,32 @@ final class KafkaGroupMember: GroupMember {
     }
 
     /// Assigns partitions anew. Not while a revocation waits: librdkafka would take that for the answer to it.
-    private func restart() {
+    private func restart(_ client: KafkaClient, _ role: MemberState.Role) {
         let restarts = self.state.withLock { state in
-            state.member.isRevoking ? [] : exchange(&state.restarts, with: [])
+            let restarts = state.member.isRevoking ? [] : state.restarts.filter { state.member.role(of: $0) == role }
+            state.restarts.subtract(restarts)
+            return restarts
         }
         for partition in restarts {
-            guard let offset = self.state.withLock({ $0.member.nextOffset(partition) }) else { continue }
             do throws(KafkaError) {
-                try self.client.unassign([partition])
-                try self.client.assign([(partition, offset)])
+                switch role {
+                case .leading: try self.restart(partition, client)
+                case .following:
+                    try self.followed.withLock { followed throws(KafkaError) in
+                        if followed.contains(partition) { try self.restart(partition, client) }
+                    }
+                }
             } catch {
                 self.logger.error("Kafka: not read on", metadata: ["error": "\(error)", "partition": "\(partition)"])
                 self.state.withLock { $0.failure = RecordLogError(error, while: "read on \(partition)") }
             }
             self.state.withLock { $0.member.seekEnded(partition) }
         }
+    }
+
+    private func restart(_ partition: TopicPartition, _ client: KafkaClient) throws(KafkaError) {
+        guard let offset = self.state.withLock({ $0.member.nextOffset(partition) }) else { return }
+        try client.unassign([partition])
+        try client.assign([(partition, offset)])
     }
 }

@@ -6,13 +6,21 @@ import DequeModule
 /// The consumer's thread feeds it what librdkafka says and performs its commands; the member's caller takes events out.
 /// Reading ahead is bounded by octets: a partition above its share is paused in librdkafka, which then drops what it
 /// had fetched. The caller's own pause stops only the handing out, so that it costs no second fetch.
+///
+/// The group assigns the partitions of one topic, which leads. Those of the same numbers of the other topics follow it:
+/// they come and go with it, and the group knows of them only what is committed (ADR 0015).
 struct MemberState {
-    /// What the consumer's thread does with librdkafka.
+    /// What a consumer's thread does with librdkafka.
     enum Command: Equatable {
-        case pause([TopicPartition])
-        case resume([TopicPartition])
-        case unassign([TopicPartition])
+        case pause(TopicPartition)
+        case resume(TopicPartition)
         case seek(TopicPartition, Offset)
+    }
+
+    /// Partitions of the leading topic, or those that follow it: each have a consumer and a thread.
+    enum Role {
+        case leading
+        case following
     }
 
     /// What a call to `next()` does.
@@ -52,6 +60,10 @@ struct MemberState {
         var buffer: Deque<StoredRecord> = []
         var bufferSize = 0
         var stepsInFlight = 0
+        /// Follows, and its progress has to be committed again, or the group forgets it (ADR 0015).
+        var isStale = false
+        /// The last step that was to move its progress failed, and may have been written all the same.
+        var isUncertain = false
     }
 
     private struct Event {
@@ -60,7 +72,10 @@ struct MemberState {
     }
 
     static let batchCountMax = 256
+    /// Partitions whose progress one step commits again.
+    private static let refreshCountMax = 256
 
+    private let leader: Topic
     private let readAheadSize: Int
     private var cursors: [TopicPartition: Cursor] = [:]
     private var order: [TopicPartition] = []
@@ -68,27 +83,50 @@ struct MemberState {
     private var events: Deque<Event> = []
     /// Partitions that are given up together: librdkafka goes on with the rebalance after one call for all of them.
     private var revocation: [TopicPartition] = []
-    private var commands: [Command] = []
+    private var commands: [Role: [Command]] = [:]
+    /// What is given up next, all at once; empty when the group waits for a call and nothing is ours.
+    private var release: [TopicPartition]?
+    /// What the step that is being written commits again.
+    private var refreshing: [TopicPartition] = []
     private var epoch = 0
     private(set) var stepsInFlight = 0
     private(set) var isLeaving = false
 
-    init(readAheadSize: Int) {
+    /// - Parameter leader: the topic whose partitions the group assigns.
+    init(leader: Topic, readAheadSize: Int) {
+        self.leader = leader
         self.readAheadSize = readAheadSize
     }
 
-    var owned: [TopicPartition] { self.order }
+    /// The group was heard and gave nothing.
+    private(set) var isIdle = false
+
+    func role(of partition: TopicPartition) -> Role { partition.topic == self.leader ? .leading : .following }
+
+    /// The partitions of the leading topic that are this member's, and those of `topics` that do not follow them yet.
+    ///
+    /// - Parameter topics: what can follow, and how many partitions each has.
+    func unfollowed(_ topics: [Topic: Int]) -> [TopicPartition] {
+        self.order.flatMap { owned -> [TopicPartition] in
+            guard owned.topic == self.leader, let cursor = self.cursors[owned], !Self.isGoing(cursor) else { return [] }
+            return topics.filter { $0.key != self.leader && Int(owned.partition) < $0.value }
+                .map { TopicPartition($0.key, owned.partition) }
+                .filter { self.cursors[$0] == nil }
+        }
+    }
 
     // MARK: What librdkafka says
 
     mutating func assigned(_ assignments: [Assignment]) {
+        self.isIdle = assignments.isEmpty && self.order.isEmpty
         if assignments.isEmpty { return }
         self.epoch += 1
         for assignment in assignments {
             self.cursors[assignment.partition] = Cursor(
                 epoch: self.epoch,
                 progress: assignment.progress,
-                next: assignment.progress.watermark
+                next: assignment.progress.watermark,
+                isStale: self.role(of: assignment.partition) == .following
             )
             self.order.removeAll { $0 == assignment.partition }
             self.order.append(assignment.partition)
@@ -96,11 +134,12 @@ struct MemberState {
         self.events.append(Event(event: .assigned(assignments), epoch: self.epoch))
     }
 
-    /// They go to another member once the caller was told, has called again, and its steps have ended.
+    /// They go to another member, and what follows them, once the caller was told, has called again, and its steps have
+    /// ended.
     mutating func revoked(_ partitions: [TopicPartition]) {
-        let partitions = partitions.filter { self.cursors[$0] != nil }
+        let partitions = self.withFollowers(partitions).filter { self.cursors[$0] != nil }
         // Nothing of ours to wait for, but librdkafka waits for the call.
-        if partitions.isEmpty { return self.commands.append(.unassign([])) }
+        if partitions.isEmpty { return self.release = self.release ?? [] }
         self.revocation += partitions
         for partition in partitions {
             self.cursors[partition]?.ownership = .revoking
@@ -111,15 +150,22 @@ struct MemberState {
         self.events.append(Event(event: .revoked(partitions), epoch: self.epoch))
     }
 
-    /// They are another member's already.
+    /// They are another member's already, and what follows them.
     mutating func lost(_ partitions: [TopicPartition]) {
+        let partitions = self.withFollowers(partitions)
         let gone = Set(partitions)
         for partition in partitions { self.cursors[partition] = nil }
         self.order.removeAll { gone.contains($0) }
         self.revocation.removeAll { gone.contains($0) }
         self.epoch += 1
         self.events.append(Event(event: .lost(partitions), epoch: self.epoch))
-        self.commands.append(.unassign(partitions))
+        self.release = (self.release ?? []) + partitions
+    }
+
+    private func withFollowers(_ partitions: [TopicPartition]) -> [TopicPartition] {
+        let numbers = Set(partitions.map(\.partition))
+        let named = Set(partitions)
+        return partitions + self.order.filter { numbers.contains($0.partition) && !named.contains($0) }
     }
 
     mutating func received(_ record: StoredRecord) {
@@ -138,7 +184,7 @@ struct MemberState {
             cursor.bufferSize += record.size
             if cursor.bufferSize > self.share, !cursor.isThrottled {
                 cursor.isThrottled = true
-                self.commands.append(.pause([partition]))
+                self.commands[self.role(of: partition), default: []].append(.pause(partition))
             }
         }
         self.cursors[partition] = cursor
@@ -192,11 +238,19 @@ struct MemberState {
         self.cursors[partition]?.isSeeking = false
     }
 
-    mutating func takeCommands() -> [Command] {
-        exchange(&self.commands, with: [])
+    mutating func takeCommands(_ role: Role) -> [Command] {
+        self.commands.removeValue(forKey: role) ?? []
     }
 
-    var hasCommands: Bool { !self.commands.isEmpty }
+    /// The partitions that librdkafka is told to give up now: that lets the group go on. `nil` while it need not be.
+    mutating func takeRelease() -> [TopicPartition]? {
+        exchange(&self.release, with: nil)
+    }
+
+    /// Whether a thread has something to do.
+    func hasCommands(_ role: Role) -> Bool {
+        self.commands[role] != nil || (role == .leading && self.release != nil)
+    }
 
     /// Whether the group waits for partitions to be given up.
     var isRevoking: Bool { !self.revocation.isEmpty }
@@ -234,7 +288,7 @@ struct MemberState {
         cursor.bufferSize = cursor.buffer.isEmpty ? 0 : cursor.bufferSize - records.reduce(0) { $0 + $1.size }
         if cursor.isThrottled, cursor.bufferSize <= self.share / 2 {
             cursor.isThrottled = false
-            self.commands.append(.resume([partition]))
+            self.commands[self.role(of: partition), default: []].append(.resume(partition))
         }
         self.cursors[partition] = cursor
         return records
@@ -250,16 +304,20 @@ struct MemberState {
         self.cursors[partition]?.bufferSize = 0
         self.cursors[partition]?.next = offset
         self.cursors[partition]?.isSeeking = true
-        self.commands.append(.seek(partition, offset))
+        let role = self.role(of: partition)
+        self.commands[role, default: []].append(.seek(partition, offset))
         if self.cursors[partition]?.isThrottled == true {
             self.cursors[partition]?.isThrottled = false
-            self.commands.append(.resume([partition]))
+            self.commands[role, default: []].append(.resume(partition))
         }
     }
 
     /// What a step that was begun has to send for the group to vouch for its member: its progress, or, when it has none,
     /// that of a partition as it stands. `nil` when the member does not own, or owns again, what the step is about.
-    func vouched(_ progress: [TopicPartition: Progress], _ epochs: Epochs) -> [TopicPartition: Progress]? {
+    ///
+    /// What has to be committed again goes with it. That needs steps that are written one after the other, each ended
+    /// before the next is vouched for.
+    mutating func vouched(_ progress: [TopicPartition: Progress], _ epochs: Epochs) -> [TopicPartition: Progress]? {
         let isOurs = epochs.allSatisfy { partition, epoch in
             guard let cursor = self.cursors[partition], cursor.epoch == epoch else { return false }
             switch cursor.ownership {
@@ -269,11 +327,39 @@ struct MemberState {
             }
         }
         guard isOurs else { return nil }
+        var progress = progress
+        self.refreshing = Array(self.stale.lazy.filter { progress[$0] == nil }.prefix(Self.refreshCountMax))
+        for partition in self.refreshing { progress[partition] = self.cursors[partition]?.progress }
         if !progress.isEmpty { return progress }
         for partition in self.order {
             if let cursor = self.cursors[partition], Self.takesSteps(cursor) { return [partition: cursor.progress] }
         }
         return nil
+    }
+
+    /// What a step can commit again: of what moves just now, nobody knows where it stands.
+    private var stale: some Sequence<TopicPartition> {
+        self.order.lazy.filter { partition in
+            guard let cursor = self.cursors[partition] else { return false }
+            return cursor.isStale && !cursor.isUncertain && cursor.stepsInFlight == 0 && Self.takesSteps(cursor)
+        }
+    }
+
+    /// Whether something is to be committed again, and no step is on its way that would.
+    var needsStep: Bool { self.stepsInFlight == 0 && !self.isLeaving && self.stale.contains { _ in true } }
+
+    /// The progress of all that follows is to be committed again.
+    mutating func becomeStale() {
+        for partition in self.order where self.role(of: partition) == .following {
+            self.cursors[partition]?.isStale = true
+        }
+    }
+
+    private static func isGoing(_ cursor: Cursor) -> Bool {
+        switch cursor.ownership {
+        case .assigned, .owned: false
+        case .revoking, .revoked, .releasing: true
+        }
     }
 
     private static func takesSteps(_ cursor: Cursor) -> Bool {
@@ -302,8 +388,13 @@ struct MemberState {
         for (partition, value) in progress {
             guard let cursor = self.cursors[partition], cursor.epoch == epochs[partition] else { continue }
             self.cursors[partition]?.stepsInFlight = cursor.stepsInFlight - 1
-            if isCommitted { self.cursors[partition]?.progress = value }
+            self.cursors[partition]?.isUncertain = !isCommitted
+            guard isCommitted else { continue }
+            self.cursors[partition]?.progress = value
+            self.cursors[partition]?.isStale = false
         }
+        let refreshed = exchange(&self.refreshing, with: [])
+        if isCommitted { for partition in refreshed { self.cursors[partition]?.isStale = false } }
         self.releaseIdle()
     }
 
@@ -357,7 +448,7 @@ struct MemberState {
         for partition in gone { self.cursors[partition] = nil }
         self.order.removeAll { gone.contains($0) }
         self.turn = 0
-        self.commands.append(.unassign(self.revocation))
+        self.release = (self.release ?? []) + self.revocation
         self.revocation = []
     }
 }

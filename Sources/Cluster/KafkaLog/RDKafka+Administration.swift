@@ -2,6 +2,12 @@
 import CRdKafka
 import ClusterLog
 
+#if canImport(Glibc)
+import Glibc
+#elseif canImport(Musl)
+import Musl
+#endif
+
 /// A topic that is to be made.
 struct NewTopic {
     var name: String
@@ -137,6 +143,46 @@ extension KafkaClient {
                 failures[TopicPartition(topic, element.partition)] = KafkaError(element.err)
             }
             return failures
+        }
+    }
+
+    /// How many partitions the members of a group have been assigned, all together. Blocks.
+    ///
+    /// - Returns: `nil` while the group is changing.
+    func assignedCount(of group: String, timeout: Int32) throws(KafkaError) -> Int? {
+        var name = strdup(group)
+        defer { free(name) }
+        return try self.administer(timeout: timeout + 1_000) { client, queue in
+            let options = rd_kafka_AdminOptions_new(client, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS)
+            defer { rd_kafka_AdminOptions_destroy(options) }
+            var text = [CChar](repeating: 0, count: 256)
+            _ = rd_kafka_AdminOptions_set_request_timeout(options, timeout, &text, text.count)
+            // The call copies the name and the options.
+            withUnsafeMutablePointer(to: &name) { pointer in
+                pointer.withMemoryRebound(to: UnsafePointer<CChar>?.self, capacity: 1) { names in
+                    rd_kafka_DescribeConsumerGroups(client, names, 1, options, queue)
+                }
+            }
+        } result: { event throws(KafkaError) in
+            // All of it stays the event's.
+            var count = 0
+            guard let result = rd_kafka_event_DescribeConsumerGroups_result(event),
+                let groups = rd_kafka_DescribeConsumerGroups_result_groups(result, &count), count == 1,
+                let group = groups[0]
+            else { throw KafkaError(RD_KAFKA_RESP_ERR__FAIL) }
+            if let error = rd_kafka_ConsumerGroupDescription_error(group) {
+                throw KafkaError(rd_kafka_error_code(error), String(cString: rd_kafka_error_string(error)))
+            }
+            guard rd_kafka_ConsumerGroupDescription_state(group) == RD_KAFKA_CONSUMER_GROUP_STATE_STABLE else {
+                return nil
+            }
+            var assigned = 0
+            for index in 0..<rd_kafka_ConsumerGroupDescription_member_count(group) {
+                let member = rd_kafka_ConsumerGroupDescription_member(group, index)
+                let assignment = rd_kafka_MemberDescription_assignment(member)
+                assigned += Int(rd_kafka_MemberAssignment_partitions(assignment)?.pointee.cnt ?? 0)
+            }
+            return assigned
         }
     }
 }

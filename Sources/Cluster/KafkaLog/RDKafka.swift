@@ -118,8 +118,16 @@ final class KafkaClient: @unchecked Sendable {
     /// Told when brokers stamped what this client produced.
     private let clock: BrokerClock?
     private let topics = Mutex<[Topic: Handle]>([:])
+    private let membership = Mutex(Membership.none)
     /// Between two questions to a partition whose leader is moving, microseconds.
     private static let leaderWait: UInt32 = 100_000
+
+    private enum Membership {
+        case none
+        case joining
+        /// It was told an assignment, be it of nothing.
+        case joined
+    }
 
     /// A pointer of librdkafka's for another thread: a `rd_kafka_topic_t *`, destroyed with the client, or the client.
     private struct Handle: @unchecked Sendable {
@@ -181,6 +189,9 @@ final class KafkaClient: @unchecked Sendable {
             for handle in topics.values { rd_kafka_topic_destroy(handle.pointer) }
         }
         guard self.kind == .consumer else { return rd_kafka_destroy(self.client) }
+        // Destroying a member that has joined and was not told its first assignment ends the process (librdkafka below
+        // 2.3.0, #4381): it is left as it is, out of the group.
+        guard self.membership.withLock({ $0 }) != .joining || rd_kafka_version() >= 0x02_03_00_00 else { return }
         let client = Handle(pointer: self.client)
         // Blocks until the client's own threads have ended, and who let go of a member last may be a task. Without a
         // consumer close: a member leaves by `beginClose`, and one that was not left is dead by intent.
@@ -220,6 +231,7 @@ final class KafkaClient: @unchecked Sendable {
         case RD_KAFKA_EVENT_REBALANCE:
             let partitions = rd_kafka_event_topic_partition_list(event).map { self.partitions($0) } ?? []
             if rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+                self.membership.withLock { $0 = .joined }
                 events.append(.assigned(partitions))
             } else {
                 events.append(.revoked(partitions, isLost: rd_kafka_assignment_lost(self.client) != 0))
@@ -439,7 +451,12 @@ final class KafkaClient: @unchecked Sendable {
         let list = rd_kafka_topic_partition_list_new(Int32(truncatingIfNeeded: names.count))
         defer { rd_kafka_topic_partition_list_destroy(list) }
         for name in names { rd_kafka_topic_partition_list_add(list, name, -1) }
+        self.membership.withLock { $0 = .joining }
         try Self.check(rd_kafka_subscribe(self.client, list))
+    }
+
+    func unsubscribe() throws(KafkaError) {
+        try Self.check(rd_kafka_unsubscribe(self.client))
     }
 
     func assign(_ starts: [(partition: TopicPartition, offset: Offset)]) throws(KafkaError) {

@@ -189,6 +189,9 @@ public struct Step: Sendable {
 }
 
 /// Which topics a member consumes.
+///
+/// Members of a group select the same ones. Then whoever is assigned a partition of the first topic is assigned those of
+/// the same number of the others too: the group is as even in each topic, and what has one key has one owner.
 public struct TopicSelection: Hashable, Sendable {
     public var topics: [Topic]
     /// Also every existing topic whose name begins so, configured or not (`posthorn.deferred.`), new ones as they appear.

@@ -239,9 +239,12 @@ enum QueueText {
         }
         let oldest = summary.oldest.map { ", the oldest from \(Self.from($0)) ago" } ?? ""
         let total =
-            "\(summary.messages) messages to \(summary.recipients) recipients, \(Quantity.size(summary.octets))\(oldest)"
+            Self.counted(summary.messages, "message") + " to " + Self.counted(summary.recipients, "recipient")
+            + ", \(Quantity.size(summary.octets))\(oldest)"
         return ([table.text, total] + notes).joined(separator: "\n")
     }
+
+    private static func counted(_ count: Int, _ what: String) -> String { "\(count) \(what)\(count == 1 ? "" : "s")" }
 
     /// What a cluster's answer says besides its table.
     private static func notes(_ summary: AdminAPI.QueueSummary) -> [String] {

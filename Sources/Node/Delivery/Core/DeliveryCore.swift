@@ -499,7 +499,7 @@ struct DeliveryCore: Sendable {
             job.content = content
             self.jobs[jobID] = job
             self.goOn(job, now: now)
-        case .failure(let error) where error.isRetriable:
+        case .failure(let error) where error.isRetriable && now < self.expiry(job.entry) + Self.contentPatience:
             self.readsWaiting.append(jobID)
             self.heldOctets -= job.entry.content?.size ?? 0
             self.jobs[jobID]?.heldOctets -= job.entry.content?.size ?? 0
@@ -507,6 +507,9 @@ struct DeliveryCore: Sendable {
             self.lostContent(job, error, now: now)
         }
     }
+
+    /// How long after a message's expiry its content is still waited for, milliseconds: a notification returns it.
+    private static let contentPatience: Int64 = 3_600_000
 
     /// The job's content is at hand.
     private mutating func goOn(_ job: Job, now: Int64) {
@@ -523,8 +526,10 @@ struct DeliveryCore: Sendable {
         var job = job
         job.content = ByteBuffer()
         self.jobs[job.id] = job
+        // What may yet be readable has had its time (a log that was cut never says that it is gone).
+        let kind = error.isRetriable ? Outcome.Kind.expired : .bounced
         var final = job.entry.envelope.recipients.map {
-            Conclusion(recipient: $0, kind: .bounced, result: .failed(.contentLost))
+            Conclusion(recipient: $0, kind: kind, result: .failed(.contentLost))
         }
         if case .conclude(let decided, let retrying) = job.afterReading {
             let concerned = Set(retrying.map(\.recipient.index))
