@@ -344,7 +344,7 @@ class Cluster:
 
     name = "Posthorn"
 
-    def __init__(self, scratch, bootstrap, sink_port, replication, extra="", routes=""):
+    def __init__(self, scratch, bootstrap, sink_port, replication, settings=(), extra="", routes=""):
         self.binary = binary()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="cluster.", dir=scratch.path))
         self.prefix = f"bench{os.getpid()}{self.directory.name[-6:].lower().replace('_', '0')}"
@@ -360,6 +360,7 @@ kafka:
   replication: {replication}
   in-sync-min: {2 if replication > 1 else 1}
   test-cluster: {"false" if replication > 1 else "true"}
+  settings: [{", ".join(settings)}]
 logging:
   level: warning
 {extra}"""
@@ -390,7 +391,7 @@ admin:
         listener = f"listeners:\n  - name: smtp\n    address: 127.0.0.1\n    port: {port}\n"
         path = self.directory / name / "posthorn.yaml"
         if name not in self.nodes:
-            path = self._configure(name, listener if role == "ingress" else "listeners: []\n")
+            path = self._configure(name, listener)
         log = self.directory / name / "log"
         with open(log, "ab") as file:
             process = subprocess.Popen(

@@ -71,7 +71,9 @@ struct MemberState {
         var epoch: Int
     }
 
+    /// Records that the caller gets at once. What follows is mail that waits: the caller keeps what it got until it is due.
     static let batchCountMax = 256
+    static let followingCountMax = 32
     /// Partitions whose progress one step commits again.
     private static let refreshCountMax = 256
 
@@ -282,7 +284,8 @@ struct MemberState {
             case .owned = cursor.ownership
         else { return nil }
         self.cursors[partition] = nil
-        let count = min(cursor.buffer.count, Self.batchCountMax)
+        let isLeading = self.role(of: partition) == .leading
+        let count = min(cursor.buffer.count, isLeading ? Self.batchCountMax : Self.followingCountMax)
         let records = Array(cursor.buffer.prefix(count))
         cursor.buffer.removeFirst(count)
         cursor.bufferSize = cursor.buffer.isEmpty ? 0 : cursor.bufferSize - records.reduce(0) { $0 + $1.size }

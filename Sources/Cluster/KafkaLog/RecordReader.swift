@@ -121,14 +121,16 @@ final class RecordReader: Sendable {
             }
             for event in events { self.handle(event, &plan) }
             for request in requests { self.add(request, &plan, &waits) }
-            if nextTick < .now() {
+            let isTick = nextTick < .now()
+            if isTick {
                 nextTick = .now() + Self.tickInterval
                 plan.tick()
             }
             self.perform(&plan)
             self.answer(&plan, &waits)
             if isClosing { break }
-            self.giveUp(&plan, &waits)
+            // Looks at all that waits.
+            if isTick { self.giveUp(&plan, &waits) }
         }
         for wait in waits.requests.values { wait.request.fail(RecordLogError(.closed, isRetriable: false)) }
     }

@@ -1,8 +1,10 @@
 import ClusterLog
-public import Mail
 
 /// Chooses the keys of records: domains of one provider share one, and a name that carries too much for one partition
-/// is spread over buckets by message id (DESIGN §2, ADR 0011).
+/// is spread over buckets (DESIGN §2, ADR 0011).
+///
+/// The buckets of a name take turns: a few milliseconds each. So what is appended together is mostly in one partition, and
+/// a broker writes one batch of many records where it would write many of one. Over a second all buckets get as much.
 ///
 /// Nodes do not agree on how many buckets a name has, and need not: a key decides which partition a record waits in and
 /// nothing else. What must not move, the outcomes of one recipient, follows the bucket that the message was accepted
@@ -21,6 +23,8 @@ public struct KeySpreading: Sendable {
         public var learns = false
         /// Records a second below which a name is not spread by itself.
         public var hotRate = 20.0
+        /// Turns that this owner is ahead of others, so that not all fill the same partition at a time.
+        public var phase = 0
 
         public init(partitionCount: Int) {
             precondition(partitionCount > 0)
@@ -28,7 +32,11 @@ public struct KeySpreading: Sendable {
         }
     }
 
+    /// What a bucket's turn lasts, milliseconds.
+    static let turn: Int64 = 5
+
     private let fixed: [String: KeyTraffic.Fixed]
+    private let phase: Int
     private var traffic: KeyTraffic?
 
     public init(_ configuration: Configuration) {
@@ -38,6 +46,7 @@ public struct KeySpreading: Sendable {
                 min(max(count, 1), configuration.partitionCount)
         }
         self.fixed = fixed
+        self.phase = configuration.phase
         self.traffic = configuration.learns && configuration.partitionCount > 1 ? KeyTraffic(configuration) : nil
     }
 
@@ -46,7 +55,7 @@ public struct KeySpreading: Sendable {
     /// - Parameters:
     ///   - name: a destination domain, or a site.
     ///   - now: milliseconds of any clock that goes forward; one that is set back costs accuracy only.
-    public mutating func key(for name: String, message: MessageID, now: Int64) -> SpreadKey {
+    public mutating func key(for name: String, now: Int64) -> SpreadKey {
         let place: (name: String, bucketCount: Int)
         if self.traffic != nil {
             place = self.traffic?.note(name, now: now, fixed: self.fixed) ?? (name, 1)
@@ -57,15 +66,17 @@ public struct KeySpreading: Sendable {
             place = (canonical, count ?? 1)
         }
         guard place.bucketCount > 1 else { return SpreadKey(name: place.name) }
-        return SpreadKey(name: place.name, bucket: Self.bucket(of: message, bucketCount: place.bucketCount))
+        let bucket = Self.bucket(at: now, phase: self.phase, bucketCount: place.bucketCount)
+        return SpreadKey(name: place.name, bucket: bucket)
     }
 
     /// Whether the configuration says how many buckets the name has.
     public func isConfigured(_ name: String) -> Bool { self.fixed[name]?.bucketCount != nil }
 
-    /// The bucket of a message among so many: the same on every node. The golden vectors in the tests pin it.
-    static func bucket(of message: MessageID, bucketCount: Int) -> Int {
-        Int(Partitioner.hash(message.high, message.low) % UInt64(bucketCount))
+    /// The bucket among so many whose turn it is.
+    static func bucket(at now: Int64, phase: Int, bucketCount: Int) -> Int {
+        let turn = UInt64(bitPattern: now / Self.turn) &+ UInt64(bitPattern: Int64(phase))
+        return Int(turn % UInt64(bucketCount))
     }
 
     /// Buckets of a name as they are now.

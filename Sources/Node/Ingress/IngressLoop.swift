@@ -141,7 +141,7 @@ final class IngressLoop {
             }
             return
         }
-        log.appendContent(MessageRecords.content(envelope, content)) { result in
+        log.appendContent(MessageRecords.content(envelope, content, key: key)) { result in
             do throws(RecordLogError) {
                 let reference = try result.get()
                 log.append(try MessageRecords.make(envelope, reference: reference, key: key), completion: post)

@@ -32,12 +32,12 @@ enum MessageRecords {
         return count > 1 && size > Self.copySizeMax / count
     }
 
-    /// The record that holds the content of a message too large to ride along.
-    static func content(_ envelope: Envelope, _ content: ByteBuffer) -> Record {
+    /// The record that holds the content of a message too large to ride along, in the partition of those that refer to it.
+    static func content(_ envelope: Envelope, _ content: ByteBuffer, key: String) -> Record {
         let id = envelope.messageID.description
         return Record(
             topic: .content,
-            key: id,
+            key: key,
             headers: [RecordHeader(Reference.messageIDHeader, ByteBuffer(string: id))],
             value: content
         )
@@ -84,7 +84,7 @@ enum MessageRecords {
         guard let first = envelope.recipients.first?.mailbox.domain,
             envelope.recipients.allSatisfy({ $0.mailbox.domain == first })
         else { return envelope.messageID.description }
-        return keys.key(for: first.text, message: envelope.messageID, now: now).text
+        return keys.key(for: first.text, now: now).text
     }
 
     /// Ranges of recipients, one a record.

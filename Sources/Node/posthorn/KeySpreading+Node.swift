@@ -20,5 +20,6 @@ extension KeySpreading.Configuration {
         for buckets in partitioning.buckets { self.bucketCounts[buckets.name] = buckets.count }
         self.learns = partitioning.learns && isShared
         self.hotRate = Double(partitioning.hotRate)
+        self.phase = Int.random(in: 0..<max(1, partitionCount))
     }
 }

@@ -233,7 +233,7 @@ extension DeliveryCore {
     /// Mail of a domain that is spread waits spread, however little of it waits: it would be much for one node.
     mutating func siteKey(_ job: Job, now: Int64) -> String {
         let site = self.siteName(job)
-        var key = self.siteKeys.key(for: site, message: job.entry.envelope.messageID, now: now)
+        var key = self.siteKeys.key(for: site, now: now)
         if let bucket = job.entry.domainBucket, !self.siteKeys.isConfigured(site) {
             key = SpreadKey(name: site, bucket: bucket)
         }
@@ -241,13 +241,14 @@ extension DeliveryCore {
         return key.text
     }
 
-    /// The record that holds the content of a job alone.
+    /// The record that holds the content of a job alone. It lies in the partition of what will refer to it, in the same
+    /// order: whoever reads one forward reads the other forward (ADR 0016).
     func contentRecord(_ jobID: UInt64) -> Record? {
         guard let job = self.jobs[jobID], let content = job.content else { return nil }
         let messageID = job.entry.envelope.messageID.description
         return Record(
             topic: .content,
-            key: messageID,
+            key: job.staged?.entries.first?.key ?? job.key,
             headers: [RecordHeader(Reference.messageIDHeader, ByteBuffer(string: messageID))],
             value: content
         )
@@ -271,7 +272,7 @@ extension DeliveryCore {
         let entries = order.map { domain -> (topic: Topic, key: String, entry: QueueEntry) in
             var entry = job.entry
             entry.envelope.recipients = groups[domain] ?? []
-            let key = self.domainKeys.key(for: domain.text, message: entry.envelope.messageID, now: now)
+            let key = self.domainKeys.key(for: domain.text, now: now)
             return (.accepted, key.text, entry)
         }
         let size = job.content?.readableBytes ?? 0

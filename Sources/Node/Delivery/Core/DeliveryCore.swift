@@ -26,6 +26,8 @@ struct DeliveryCore: Sendable {
         var windowShareDivisor = 8
         /// Octets of records and content held in memory; reading stops above it.
         var heldOctetsMax = 32 << 20
+        /// Contents that are being read at a time.
+        var readCountMax = 256
         var connectionCountMax = 500
         /// Milliseconds an idle connection is kept.
         var idleTimeout: Int64 = 5_000
@@ -334,7 +336,7 @@ struct DeliveryCore: Sendable {
             }
             // Held mail is never sent from here: it goes on from the log.
             if partition.topic == .held, pending.entry != nil { pending.record.value = ByteBuffer() }
-            if self.isCharged(partition) { self.heldOctets += pending.record.size }
+            if self.isCharged(partition) { self.heldOctets += Self.charge(pending.record) }
             self.partitions[partition]?.backlog.append(pending)
         }
         self.advance(partition, now: now)
@@ -347,8 +349,11 @@ struct DeliveryCore: Sendable {
     }
 
     private mutating func uncharge(_ pending: Pending, of partition: TopicPartition) {
-        if self.isCharged(partition) { self.heldOctets -= pending.record.size }
+        if self.isCharged(partition) { self.heldOctets -= Self.charge(pending.record) }
     }
+
+    /// Octets that a record takes in memory with all that is made of it: for a reference that is most of it.
+    private static func charge(_ record: StoredRecord) -> Int { record.size + 2_048 }
 
     mutating func tick(now: Int64) {
         if now < self.lastTick - Self.clockTolerance { self.clockMovedBack(to: now) }
@@ -425,7 +430,8 @@ struct DeliveryCore: Sendable {
             self.complete(record.position, outputs: [])
             return
         }
-        self.heldOctets += record.size
+        let charge = Self.charge(record)
+        self.heldOctets += charge
         let jobID = self.nextJobID
         self.nextJobID += 1
         let isInline = entry.content == nil
@@ -437,7 +443,7 @@ struct DeliveryCore: Sendable {
             entry: entry,
             content: isInline ? record.value : nil,
             stage: .routing,
-            heldOctets: record.size
+            heldOctets: charge
         )
         if self.fanOut(&job, now: now) { return }
         self.jobs[jobID] = job
@@ -476,7 +482,7 @@ struct DeliveryCore: Sendable {
 
     /// Starts the reads there is room for; one is always allowed, so that the largest message gets through.
     mutating func readMore() {
-        while let jobID = self.readsWaiting.first {
+        while self.readCount < self.configuration.readCountMax, let jobID = self.readsWaiting.first {
             guard let job = self.jobs[jobID], let reference = job.entry.content else {
                 self.readsWaiting.removeFirst()
                 continue
