@@ -19,15 +19,23 @@ struct SpreadMailTests {
         }
     }
 
+    /// Mail that comes in over some seconds: buckets take turns.
+    private func accept(_ range: Range<Int>, _ recipients: [String], _ world: inout DeliveryWorld) throws {
+        for id in range {
+            try world.accept(recipients, id: UInt64(id))
+            world.run(for: 7, tick: 7)
+        }
+    }
+
     private func keys(_ world: DeliveryWorld, _ topic: Topic) -> [String] {
         world.partitions.filter { $0.key.topic == topic }.values.flatMap { $0.map(\.key) }
     }
 
-    @Test("What waits for a large site is spread by message; a message stays in its bucket")
+    @Test("What waits for a large site is spread; a message stays in its bucket")
     func spreadsWaitingMail() throws {
         var world = self.world()
         world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
-        for id in 0..<200 { try world.accept(["a@one.example"], id: UInt64(id)) }
+        try self.accept(0..<200, ["a@one.example"], &world)
         world.run(for: 20_000)
         let first = self.keys(world, .deferred(delay: 60))
         #expect(first.count == 200)
@@ -66,7 +74,7 @@ struct SpreadMailTests {
     func fansOutIntoBuckets() throws {
         var world = self.world()
         world.holdsTransactions = true
-        for id in 0..<100 { try world.accept(["a@one.example", "b@two.example"], id: UInt64(id)) }
+        try self.accept(0..<100, ["a@one.example", "b@two.example"], &world)
         world.run(for: 2_000)
         let keys = self.keys(world, .accepted).filter { $0 != "one.example" }
         #expect(keys.filter { $0 == "two.example" }.count == 100)
@@ -78,7 +86,7 @@ struct SpreadMailTests {
     func commandsFindBuckets(kind: AdminAPI.Command) throws {
         var world = self.world()
         world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
-        for id in 0..<100 { try world.accept(["a@one.example"], id: UInt64(id)) }
+        try self.accept(0..<100, ["a@one.example"], &world)
         for id in 100..<110 { try world.accept(["a@two.example"], id: UInt64(id)) }
         world.run(for: 20_000)
         world.remote = { _, _ in .delivered(RemoteReply(code: 250), isDSNPassedOn: false) }
@@ -105,7 +113,7 @@ struct SpreadMailTests {
     func wakesBuckets() throws {
         var world = self.world()
         world.refusesConnections = ["mx.one.example"]
-        for id in 0..<300 { try world.accept(["a@one.example"], id: UInt64(id)) }
+        try self.accept(0..<300, ["a@one.example"], &world)
         world.run(for: 90 * 60_000, tick: 5_000)
         #expect(Set(self.keys(world, .deferred(delay: 3_600))).count == 8)
         let parkedBefore = world.parkedDelays.count

@@ -221,6 +221,8 @@ extension DeliveryEngine: QueueAdministration {
             self.feed { core, now in
                 matched += core.scanned(commandID, partition, records, upTo: offset, now: now)
             }
+            // Paced, not synchronised: what attempts have come to has to fit into the steps as well.
+            while self.core.isCrowded, !Task.isCancelled { try? await Task.sleep(for: .milliseconds(5)) }
         }
         return matched
     }

@@ -23,6 +23,9 @@ extension DeliveryCore {
     private static let wakeScanCount = 256
     /// What was woken and has not come by now (milliseconds) was dealt with otherwise.
     private static let wakeTimeout: Int64 = 5_000
+    /// What is woken at a time is what a site takes in this (milliseconds), and no more than half a step of outputs.
+    private static let wakeAhead: Int64 = 250
+    private static let wakeRoomMax = 512
 
     /// A parked record fell due by itself: there may be more, which this node does not know of.
     mutating func noteParked(_ job: Job, _ number: Int, now: Int64) {
@@ -93,7 +96,7 @@ extension DeliveryCore {
         self.wakes[commandID]?.isScanning = false
     }
 
-    /// Records of parked mail that the site can take now: half of its share of a window.
+    /// Records of parked mail that the site can take now: half of its share of a window, or what it takes in a moment.
     func wakeRoom(_ command: OperatorCommand, now: Int64) -> Int {
         let half = max(1, self.windowShare / 2)
         guard let id = command.predicate.site, let site = self.siteNumbers[id].flatMap({ self.sites[$0] }) else {
@@ -102,7 +105,9 @@ extension DeliveryCore {
         guard site.outageSince == nil, !site.isBackingOff(now: now) else { return 0 }
         let wake = self.wakes[command.id] ?? Wake()
         let underWayCount = now - wake.scannedAt > Self.wakeTimeout ? 0 : wake.underWayCount
-        return half - site.ready.parkedCount - underWayCount
+        let isQuick = self.expectedWait(site, wasParked: true, now: now) <= Self.wakeAhead
+        let room = isQuick ? max(half, min(site.jobCount(in: Self.wakeAhead), Self.wakeRoomMax)) : half
+        return room - site.ready.parkedCount - underWayCount
     }
 
     /// Part of a mark was scanned. A mark that matched nothing is not needed once it is through.

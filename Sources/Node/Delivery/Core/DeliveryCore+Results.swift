@@ -234,7 +234,11 @@ extension DeliveryCore {
     mutating func siteKey(_ job: Job, now: Int64) -> String {
         let site = self.siteName(job)
         var key = self.siteKeys.key(for: site, now: now)
-        if let bucket = job.entry.domainBucket, !self.siteKeys.isConfigured(site) {
+        let current = SpreadKey(job.key)
+        if job.position.partition.topic.deferredDelay != nil, current.name == site, let bucket = current.bucket {
+            // It has waited here, and its content lies here.
+            key = SpreadKey(name: site, bucket: bucket)
+        } else if let bucket = job.entry.domainBucket, !self.siteKeys.isConfigured(site) {
             key = SpreadKey(name: site, bucket: bucket)
         }
         if key.bucket != nil, let number = job.site { self.sites[number]?.isSpread = true }

@@ -238,6 +238,11 @@ struct DeliveryCore: Sendable {
             && self.builder.waitingCount < self.configuration.stepOutputCountMax
     }
 
+    /// Much waits for the next step: who has time waits for it.
+    var isCrowded: Bool {
+        !self.isDraining && self.builder.waitingCount >= self.configuration.stepOutputCountMax / 2
+    }
+
     /// Nothing is being tried, waited for or written.
     var isQuiet: Bool {
         !self.builder.isBusy

@@ -81,8 +81,16 @@ struct Site: Sendable {
         return Int64(Double(count) * self.transactionTime / Double(max(1, self.connectionCountLimit)))
     }
 
+    /// Jobs that the site takes in so many milliseconds, by what transactions have taken; 0 while nothing is known.
+    func jobCount(in time: Int64) -> Int {
+        guard self.transactionTime > 0 else { return 0 }
+        return Int(min(10_000, Double(time) * Double(self.connectionCountLimit) / self.transactionTime))
+    }
+
     /// A connection was made: the outage is over, as far as that tells.
     mutating func reached() {
+        // How quick it is now is not known.
+        if self.outageSince != nil { self.transactionTime = 0 }
         self.outageSince = nil
         self.backoffUntil = 0
     }
