@@ -92,6 +92,30 @@ struct DeliveryFaultTests {
         #expect(world.core.jobs.isEmpty)
     }
 
+    /// Goal: a flush means all that waits. Method: a record that is in memory when it is given, and then cannot be tried.
+    @Test("Mail that was being worked on at a flush and is parked comes again at once, and once only")
+    func flushesWhatIsInMemory() throws {
+        var world = DeliveryWorld()
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        try world.accept(["a@one.example"], id: 1)
+        world.deliverRecords()
+        world.holdsRouting = true
+        world.run(for: 65_000)
+        let job = try #require(world.core.jobs.keys.first)
+        #expect(world.give(.flush, .init(all: true), id: "c1") == 1)
+        world.core.park(job, wait: 600_000, outageSince: world.now - 3_600_000, now: world.now)
+        world.core.flush(now: world.now)
+        world.perform()
+        #expect(world.queued(.deferredNow) == 1)
+        world.deliverRecords()
+        let again = try #require(world.core.jobs.keys.first)
+        world.core.park(again, wait: 600_000, outageSince: world.now - 3_600_000, now: world.now)
+        world.core.flush(now: world.now)
+        world.perform()
+        #expect(world.queued(.deferredNow) == 1 && world.core.jobs.isEmpty)
+        #expect(world.parkedDelays.last.map { $0 > 0 } == true)
+    }
+
     @Test("Content that cannot be read is waited for; an hour after the message's life it ends as expired")
     func waitsForContent() throws {
         var retry = NodeConfiguration.Retry()

@@ -209,6 +209,7 @@ extension DeliveryCore {
         guard !recipients.isEmpty else { return 0 }
         switch command.kind {
         case .flush, .release:
+            self.jobs[job.id]?.isFlushed = true
             return recipients.count
         case .hold, .remove:
             break

@@ -141,12 +141,15 @@ extension DeliveryCore {
         let since = min(entry.parkedSince ?? now, outageSince ?? now)
         entry.parkedSince = since
         entry.firstDeferredAt = entry.firstDeferredAt ?? now
-        let delay = self.configuration.retry.tier(
-            parkedFor: wait,
-            outageAge: outageSince == nil ? 0 : now - since,
-            now: now,
-            expiry: self.expiry(entry)
-        )
+        let delay =
+            job.isFlushed
+            ? 0
+            : self.configuration.retry.tier(
+                parkedFor: wait,
+                outageAge: outageSince == nil ? 0 : now - since,
+                now: now,
+                expiry: self.expiry(entry)
+            )
         var outputs: [Record] = []
         if self.isDelayToBeNotified(entry, now: now) {
             let waiting = self.waiting(job)
@@ -164,7 +167,8 @@ extension DeliveryCore {
         if outageSince != nil, let number = job.site { self.sites[number]?.mayBeParked(until: now + delay) }
         self.act(.parked(site: self.siteName(job), delay: delay))
         let key = self.siteKey(job, now: now)
-        self.republish(job, [(.deferred(milliseconds: delay), key, entry)], outputs: outputs, now: now)
+        let topic = job.isFlushed ? Topic.deferredNow : .deferred(milliseconds: delay)
+        self.republish(job, [(topic, key, entry)], outputs: outputs, now: now)
     }
 
     /// What is said of recipients that go on waiting without an attempt.

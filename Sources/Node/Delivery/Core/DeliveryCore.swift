@@ -144,6 +144,8 @@ struct DeliveryCore: Sendable {
         var afterReading: AfterReading = .attempt
         /// Attempts that ended before they began, on a connection the remote had given up.
         var staleCount = 0
+        /// Somebody asked for it to be tried now: if it cannot be, it comes again at once.
+        var isFlushed = false
         var heldOctets: Int
 
         var wasParked: Bool { self.entry.parkedSince != nil }
