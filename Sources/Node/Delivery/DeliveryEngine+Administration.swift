@@ -9,6 +9,7 @@ import Records
 /// Views read the log (``DeliveryEngine/forEachQueued(_:)``): they cost a scan, and nothing while nobody asks.
 extension DeliveryEngine: QueueAdministration {
     static let scanCount = 500
+    private static let settleDeadline: Duration = .seconds(2)
 
     public func summary() async throws(QueueAdministrationError) -> AdminAPI.QueueSummary {
         var messages: Set<MessageID> = []
@@ -123,6 +124,7 @@ extension DeliveryEngine: QueueAdministration {
         guard self.core.commands.count < DeliveryCore.commandCountMax else {
             throw QueueAdministrationError(.unavailable, reason: "too many commands are under way; try again later")
         }
+        if command == .flush { await self.settleSteps() }
         var marks: [OperatorCommand.Mark] = []
         for partition in self.core.partitions.keys {
             if let mark = try await self.mark(partition) { marks.append(mark) }
@@ -146,6 +148,16 @@ extension DeliveryEngine: QueueAdministration {
         return AdminAPI.QueueCommandResult(matched: matched, toldOthers: self.log.isShared ? true : nil)
     }
 
+    /// Waits until the log has what was decided so far: mail that was parked a moment ago is below the marks made then.
+    private func settleSteps() async {
+        let count = self.core.builder.settledCount
+        let deadline = ContinuousClock.now + Self.settleDeadline
+        // Paced, not synchronised: steps end by themselves. A log that does not take them is not waited for.
+        while self.core.builder.durableCount < count, ContinuousClock.now < deadline, !Task.isCancelled {
+            try? await Task.sleep(for: .milliseconds(5))
+        }
+    }
+
     /// What a command that is given now is about in a partition.
     private func mark(_ partition: TopicPartition) async throws(QueueAdministrationError) -> OperatorCommand.Mark? {
         let bounds = try await self.ask { () async throws(RecordLogError) in try await self.log.bounds(partition) }
@@ -164,6 +176,7 @@ extension DeliveryEngine: QueueAdministration {
 
     /// Begins to wake what is parked for a site, the longest tier first: it has waited longest.
     func wake(_ site: String) async {
+        await self.settleSteps()
         let tiers = self.core.partitions.keys
             .filter { self.core.mayHoldParked($0, of: site, partitionCount: self.log.partitionCount) }
             .sorted { ($0.topic.deferredDelay ?? 0) > ($1.topic.deferredDelay ?? 0) }

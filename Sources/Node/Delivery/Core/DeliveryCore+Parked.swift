@@ -19,6 +19,9 @@ extension DeliveryCore {
     private static let wakeCountMax = 100
     /// A site's mail is not woken again before (milliseconds): it may come and go.
     private static let wakeInterval: Int64 = 60_000
+    /// How long before a wake what was parked may not have been written yet, and when it is looked for (milliseconds).
+    private static let stragglerTime: Int64 = 5_000
+    private static let stragglerInterval: Int64 = 10_000
     /// Records read at once to find those of the site.
     private static let wakeScanCount = 256
     /// What was woken and has not come by now (milliseconds) was dealt with otherwise.
@@ -45,6 +48,18 @@ extension DeliveryCore {
         else { return }
         self.sites[number]?.wokenAt = now
         self.sites[number]?.parkedUntil = 0
+        self.act(.wake(site: site.plan.id))
+    }
+
+    /// What was parked as the site came back may have been written too late for the wake: once there is nothing else to do,
+    /// it is looked for once more.
+    mutating func wakeStragglers(_ number: Int, now: Int64) {
+        guard let site = self.sites[number], site.wokenAt > 0, site.outageSince == nil,
+            site.lastParkedAt > site.wokenAt - Self.stragglerTime, now - site.wokenAt >= Self.stragglerInterval,
+            !self.commands.contains(where: { $0.isWake && $0.predicate.site == site.plan.id }),
+            self.commands.count < Self.commandCountMax
+        else { return }
+        self.sites[number]?.wokenAt = now
         self.act(.wake(site: site.plan.id))
     }
 

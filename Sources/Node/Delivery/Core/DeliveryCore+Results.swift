@@ -164,7 +164,10 @@ extension DeliveryCore {
                 }
             }
         }
-        if outageSince != nil, let number = job.site { self.sites[number]?.mayBeParked(until: now + delay) }
+        if outageSince != nil, let number = job.site {
+            self.sites[number]?.mayBeParked(until: now + delay)
+            self.sites[number]?.lastParkedAt = now
+        }
         self.act(.parked(site: self.siteName(job), delay: delay))
         let key = self.siteKey(job, now: now)
         let topic = job.isFlushed ? Topic.deferredNow : .deferred(milliseconds: delay)

@@ -424,6 +424,7 @@ extension DeliveryCore {
                 self.dispatch(number, now: now)
             } else {
                 self.probe(number, now: now)
+                self.wakeStragglers(number, now: now)
             }
         }
         if self.routes.count > 10_000 {

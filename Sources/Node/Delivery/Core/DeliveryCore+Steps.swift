@@ -29,6 +29,8 @@ struct StepBuilder: Sendable {
     private(set) var isWriting = false
     private var retryAt: Int64 = 0
     private(set) var failureCount = 0
+    /// Steps that are durable.
+    private(set) var durableCount = 0
     private var startedAt: Int64 = 0
     /// The step that is being written has taken too long; as of the last tick.
     private(set) var isLate = false
@@ -45,6 +47,10 @@ struct StepBuilder: Sendable {
     var isBusy: Bool { self.inFlight != nil || self.hasProgress || !self.retryAppends.isEmpty }
     /// The log does not take steps now: no new work begins.
     var isStuck: Bool { self.failureCount > 0 }
+    /// What ``durableCount`` is once all that was decided so far is durable.
+    var settledCount: Int {
+        self.durableCount + (self.inFlight == nil ? 0 : 1) + (self.hasProgress ? 1 : 0)
+    }
     /// Outputs for the step after the one that is being written.
     var waitingCount: Int { self.outputs.count }
 
@@ -121,6 +127,7 @@ struct StepBuilder: Sendable {
         self.isWriting = false
         self.isLate = false
         self.failureCount = 0
+        self.durableCount += 1
         return inFlight
     }
 

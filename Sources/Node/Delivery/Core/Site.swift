@@ -28,6 +28,8 @@ struct Site: Sendable {
     var isSpread = false
     /// When parked mail was last woken.
     var wokenAt: Int64 = 0
+    /// When mail was last parked behind an outage, as seen here.
+    var lastParkedAt: Int64 = 0
     /// How long a transaction takes, smoothed, in milliseconds; 0 until one has finished.
     private(set) var transactionTime: Double = 0
     /// The last failure's text, for views.
