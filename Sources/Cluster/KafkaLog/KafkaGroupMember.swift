@@ -81,7 +81,8 @@ final class KafkaGroupMember: GroupMember {
         self.names = names
         self.client = client
         self.follower =
-            isAlone ? nil : try KafkaClient(.consumer, settings: configuration.following(group: groupName), names: names)
+            isAlone
+            ? nil : try KafkaClient(.consumer, settings: configuration.following(group: groupName), names: names)
         self.followInterval = configuration.followInterval
         self.logger = logger
         self.didLeave = didLeave
@@ -465,7 +466,10 @@ final class KafkaGroupMember: GroupMember {
             guard let topic, topic.error == nil, !topic.partitions.isEmpty,
                 try self.client.assignedCount(of: group, timeout: Self.topicsTimeout) == 0
             else { return }
-            self.logger.notice("Nobody in the group was assigned anything: joining again", metadata: ["group": "\(group)"])
+            self.logger.notice(
+                "Nobody in the group was assigned anything: joining again",
+                metadata: ["group": "\(group)"]
+            )
             try self.client.unsubscribe()
             try self.client.subscribe([leader])
         } catch {
@@ -569,9 +573,12 @@ final class KafkaGroupMember: GroupMember {
                 followed.subtract(held)
             }
         }
-        self.unassign(self.state.withLock { state in
-            partitions.filter { state.member.role(of: $0) == .leading }
-        }, self.client)
+        self.unassign(
+            self.state.withLock { state in
+                partitions.filter { state.member.role(of: $0) == .leading }
+            },
+            self.client
+        )
     }
 
     private func unassign(_ partitions: [TopicPartition], _ client: KafkaClient) {
