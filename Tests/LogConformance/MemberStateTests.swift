@@ -140,6 +140,29 @@ struct MemberStateTests {
         #expect(member.nextOffset(Self.otherFollower) == nil)
     }
 
+    @Test("A partition that is read again goes on with what was not handed out, and drops what comes before the seek")
+    func readsAgain() {
+        var member = self.member([Self.partition])
+        member.received(self.record(0))
+        member.received(self.record(1))
+        _ = self.events(&member)
+        member.received(self.record(2))
+        member.received(self.record(5))
+        member.reread(Self.partition)
+        // From an assignment before: it would hide what lies below it.
+        member.received(self.record(9))
+        #expect(self.events(&member).isEmpty)
+        let commands = member.takeCommands(.leading)
+        #expect(commands == [.seek(Self.partition, Offset(2))])
+        member.seekEnded(Self.partition)
+        for offset in [Int64(2), 5, 6, 9] { member.received(self.record(offset)) }
+        guard case .records(_, let records)? = self.events(&member).first else {
+            Issue.record("Nothing is read.")
+            return
+        }
+        #expect(records.map(\.position.offset.rawValue) == [2, 5, 6, 9])
+    }
+
     @Test("A topic that is new follows the partitions that are owned and stay, as far as it has partitions")
     func takesUpTopics() {
         var member = self.member([Self.partition, Self.other, Self.otherFollower])

@@ -28,6 +28,13 @@ final class KafkaGroupMember: GroupMember {
         var failure: RecordLogError?
     }
 
+    private struct Followed {
+        /// Counts the group's assignments.
+        var version = 0
+        /// With which of them each partition came.
+        var partitions: [TopicPartition: Int] = [:]
+    }
+
     /// What a failed question to the group's coordinator waits before it is asked again, milliseconds.
     private static let committedTimeout: Int32 = 5_000
     /// Before the brokers are asked again where a log ends, milliseconds; and how long they get to answer.
@@ -48,7 +55,7 @@ final class KafkaGroupMember: GroupMember {
     /// Reads what follows; `nil` when one topic is all that is consumed.
     private let follower: KafkaClient?
     /// What the follower is assigned. Held while that changes, by either thread.
-    private let followed = Mutex<Set<TopicPartition>>([])
+    private let followed = Mutex(Followed())
     /// How often what follows is looked for, milliseconds.
     private let followInterval: Int64
     private let writer: StepWriter
@@ -245,8 +252,10 @@ final class KafkaGroupMember: GroupMember {
                 (state.isClosing, state.suspects.contains { state.member.role(of: $0) == role })
             }
             if isClosing, role == .following { return }
+            let version = self.followed.withLock { $0.version }
             // Blocks until something comes or somebody wakes it; a close only shows in its state.
             let events = client.poll(timeout: isClosing ? 50 : isAsking ? Self.suspectPause : self.pollTimeout(role))
+            if role == .following { self.distrust(since: version) }
             for event in events { self.handle(event) }
             if !isClosing { self.askForEnds(role) }
             self.performCommands(role)
@@ -268,6 +277,18 @@ final class KafkaGroupMember: GroupMember {
             return exchange(&state.leaving, with: [])
         }
         for continuation in leaving { continuation.resume() }
+    }
+
+    /// What was polled while the group's thread assigned a partition may be from an assignment before it, and what follows
+    /// in the log would be taken for the next: such a partition is read again from where it stands.
+    private func distrust(since version: Int) {
+        let changed = self.followed.withLock { followed in
+            followed.version == version ? [] : followed.partitions.filter { $0.value > version }.map(\.key)
+        }
+        guard !changed.isEmpty else { return }
+        self.state.withLock { state in
+            for partition in changed { state.member.reread(partition) }
+        }
     }
 
     private func pollTimeout(_ role: MemberState.Role) -> Int32 {
@@ -354,6 +375,8 @@ final class KafkaGroupMember: GroupMember {
             try Self.assign(Array(assignments.prefix(partitions.count)), to: self.client) { error in
                 self.logger.warning("Kafka: partitions are assigned again", metadata: ["error": "\(error)"])
             }
+            // Before the other thread can be given records of theirs: what nobody waits for is dropped.
+            self.state.withLock { $0.member.assigned(assignments) }
             try self.assignFollowers(Array(assignments.dropFirst(partitions.count)))
         } catch {
             // The group counts them as this member's, and nobody would read them: the owner has to leave and join again.
@@ -361,7 +384,6 @@ final class KafkaGroupMember: GroupMember {
             self.state.withLock { $0.failure = RecordLogError(error, while: "assign partitions") }
             return
         }
-        self.state.withLock { $0.member.assigned(assignments) }
         self.logger.info(
             "Partitions were assigned",
             metadata: ["group": "\(self.group)", "count": "\(partitions.count)", "followers": "\(followers.count)"]
@@ -386,12 +408,14 @@ final class KafkaGroupMember: GroupMember {
     private func assignFollowers(_ assignments: [Assignment]) throws(KafkaError) {
         guard let follower, !assignments.isEmpty else { return }
         try self.followed.withLock { followed throws(KafkaError) in
-            let held = assignments.map(\.partition).filter { followed.contains($0) }
+            let held = assignments.map(\.partition).filter { followed.partitions[$0] != nil }
             if !held.isEmpty { try follower.unassign(held) }
-            followed.subtract(held)
+            followed.version += 1
+            for assignment in assignments { followed.partitions[assignment.partition] = followed.version }
             try follower.assign(assignments.map { ($0.partition, $0.progress.watermark) })
-            followed.formUnion(assignments.map(\.partition))
         }
+        // So that its thread polls anew, and need not distrust what comes.
+        follower.wake()
     }
 
     private func assignment(_ committed: CommittedOffset) -> Assignment {
@@ -483,8 +507,12 @@ final class KafkaGroupMember: GroupMember {
         do throws(KafkaError) {
             let committed = try self.client.committed(partitions, timeout: Self.committedTimeout)
             let assignments = committed.map(self.assignment)
-            try self.assignFollowers(assignments)
             self.state.withLock { $0.member.assigned(assignments) }
+            do throws(KafkaError) {
+                try self.assignFollowers(assignments)
+            } catch {
+                self.state.withLock { $0.failure = RecordLogError(error, while: "assign partitions") }
+            }
             self.wakeCaller()
             let names = Set(partitions.map(\.topic.name)).sorted().joined(separator: ", ")
             self.logger.info("New topics are consumed", metadata: ["group": "\(self.group)", "topics": "\(names)"])
@@ -567,10 +595,10 @@ final class KafkaGroupMember: GroupMember {
         guard let partitions = self.state.withLock({ $0.member.takeRelease() }) else { return }
         if let follower {
             self.followed.withLock { followed in
-                let held = partitions.filter { followed.contains($0) }
+                let held = partitions.filter { followed.partitions[$0] != nil }
                 guard !held.isEmpty else { return }
                 self.unassign(held, follower)
-                followed.subtract(held)
+                for partition in held { followed.partitions[partition] = nil }
             }
         }
         self.unassign(
@@ -593,12 +621,13 @@ final class KafkaGroupMember: GroupMember {
         do throws(KafkaError) {
             try client.seek(partition, to: offset, timeout: Self.committedTimeout)
         } catch {
-            // What was out of range is not fetched any more, and librdkafka seeks only in what it fetches.
-            if error.is(RD_KAFKA_RESP_ERR__STATE) {
-                _ = self.state.withLock { $0.restarts.insert(partition) }
-                return
+            // What was out of range is not fetched any more, and librdkafka seeks only in what it fetches. Whatever it is,
+            // what is fetched now may lie above where we go on.
+            if !error.is(RD_KAFKA_RESP_ERR__STATE) {
+                self.logger.warning("Kafka: seek", metadata: ["error": "\(error)", "partition": "\(partition)"])
             }
-            self.logger.warning("Kafka: seek", metadata: ["error": "\(error)", "partition": "\(partition)"])
+            _ = self.state.withLock { $0.restarts.insert(partition) }
+            return
         }
         self.state.withLock { $0.member.seekEnded(partition) }
     }
@@ -606,7 +635,8 @@ final class KafkaGroupMember: GroupMember {
     /// Assigns partitions anew. Not while a revocation waits: librdkafka would take that for the answer to it.
     private func restart(_ client: KafkaClient, _ role: MemberState.Role) {
         let restarts = self.state.withLock { state in
-            let restarts = state.member.isRevoking ? [] : state.restarts.filter { state.member.role(of: $0) == role }
+            let isHeld = role == .leading && state.member.isRevoking
+            let restarts = isHeld ? [] : state.restarts.filter { state.member.role(of: $0) == role }
             state.restarts.subtract(restarts)
             return restarts
         }
@@ -616,7 +646,7 @@ final class KafkaGroupMember: GroupMember {
                 case .leading: try self.restart(partition, client)
                 case .following:
                     try self.followed.withLock { followed throws(KafkaError) in
-                        if followed.contains(partition) { try self.restart(partition, client) }
+                        if followed.partitions[partition] != nil { try self.restart(partition, client) }
                     }
                 }
             } catch {

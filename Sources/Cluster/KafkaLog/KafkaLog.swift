@@ -160,13 +160,18 @@ public final class KafkaLog: RecordLog {
         _ logger: Logger
     ) throws(RecordLogError) {
         let topics = KafkaTopics(client: client, isTestCluster: configuration.isTestCluster)
-        var findings = try topics.verify(plan)
-        // Topics that were just made are not known to every broker at once.
-        var patience = Self.newTopicPatience
-        while !configuration.isTestCluster, findings.contains(where: { $0.severity == .error }), patience > 0 {
+        // Topics that were just made are not known to every broker at once: some say that they are missing.
+        var patience = configuration.isTestCluster ? 0 : Self.newTopicPatience
+        var findings: [TopicPlan.Finding] = []
+        while true {
+            do throws(RecordLogError) {
+                findings = try topics.verify(plan)
+                if patience == 0 || !findings.contains(where: { $0.severity == .error }) { break }
+            } catch {
+                guard error.code == .configuration, patience > 0 else { throw error }
+            }
             patience -= 1
             OwnThread.pause(milliseconds: 500)
-            findings = try topics.verify(plan)
         }
         for finding in findings {
             logger.log(

@@ -236,6 +236,12 @@ struct MemberState {
         return cursor.progress
     }
 
+    /// What was received and not handed out is dropped, and what comes until the seek is done; it is read again.
+    mutating func reread(_ partition: TopicPartition) {
+        guard let cursor = self.cursors[partition] else { return }
+        self.seek(partition, to: cursor.buffer.first?.position.offset ?? cursor.next)
+    }
+
     mutating func seekEnded(_ partition: TopicPartition) {
         self.cursors[partition]?.isSeeking = false
     }
