@@ -306,7 +306,7 @@ struct ConfigurationLoaderTests {
         #expect(!KeySpreading.Configuration(configuration, partitionCount: 64, isShared: false).learns)
         let text = ConfigurationSummary(configuration).text
         #expect(
-            text.contains("spreads    corp.example over 8 buckets, what is above 20 messages a second by its share")
+            text.contains("spreads    corp.example over 8 buckets, what is above 2 messages a second by its share")
         )
     }
 

@@ -22,7 +22,7 @@ public struct KeySpreading: Sendable {
         /// Whether other names are spread when they carry much.
         public var learns = false
         /// Records a second below which a name is not spread by itself.
-        public var hotRate = 20.0
+        public var hotRate = 2.0
         /// Turns that this owner is ahead of others, so that not all fill the same partition at a time.
         public var phase = 0
 

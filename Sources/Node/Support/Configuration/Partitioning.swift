@@ -31,7 +31,7 @@ extension NodeConfiguration {
         /// Domains and sites that carry much are spread. Only where nodes share the work.
         public var learns = true
         /// Messages a second, as one node sees them, below which none is.
-        public var hotRate = 20
+        public var hotRate = 2
 
         public init() {}
     }
