@@ -235,8 +235,7 @@ struct OutboundConnectionTests {
             ]
         ])
         _ = try await harness.ready()
-        harness.send()
-        harness.close()
+        harness.send(closes: true)
         let (result, isReusable) = try await harness.finished()
         #expect(result.results.first?.reply?.code == 250 && !isReusable)
         #expect(try await harness.closed() == nil)

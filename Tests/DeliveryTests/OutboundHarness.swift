@@ -188,10 +188,12 @@ struct OutboundHarness {
         return failure
     }
 
+    /// - Parameter closes: closes in the same breath, before anything can come of it.
     func send(
         _ content: String = "Subject: x\r\n\r\nhello\r\n",
         to recipients: [String] = ["a@x.example"],
-        id: UInt64 = 7
+        id: UInt64 = 7,
+        closes: Bool = false
     ) {
         let transaction = OutboundTransaction(
             id: id,
@@ -211,7 +213,10 @@ struct OutboundHarness {
             content: ByteBuffer(string: content)
         )
         let connection = self.connection
-        self.loop.execute { connection.value?.send(transaction) }
+        self.loop.execute {
+            connection.value?.send(transaction)
+            if closes { connection.value?.close() }
+        }
     }
 
     func close() {
