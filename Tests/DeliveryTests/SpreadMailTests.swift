@@ -70,6 +70,26 @@ struct SpreadMailTests {
         )
     }
 
+    /// Goal: whoever reads a tier's partition reads one partition of `content` forward (ADR 0016).
+    @Test("Content lies in the partition of what refers to it, and stays there as its record waits again")
+    func keepsContentBeside() throws {
+        var world = self.world()
+        world.remote = { _, _ in .failed(DeliveryWorld.tempfail) }
+        try self.accept(0..<60, ["a@one.example"], &world)
+        world.run(for: 70_000)
+        for delay in [Int64(60), 300] {
+            let waiting = world.partitions.filter { $0.key.topic == .deferred(delay: delay) }
+            #expect(waiting.values.reduce(0) { $0 + $1.count } == 60)
+            for (partition, records) in waiting {
+                for record in records {
+                    let content = try #require(try QueueEntry(record).content)
+                    #expect(content.position.partition == TopicPartition(.content, partition.partition))
+                }
+            }
+        }
+        #expect(Set(self.keys(world, .content)).count == 8)
+    }
+
     @Test("A message for several domains is fanned out into their buckets")
     func fansOutIntoBuckets() throws {
         var world = self.world()

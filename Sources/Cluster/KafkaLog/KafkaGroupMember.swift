@@ -255,8 +255,11 @@ final class KafkaGroupMember: GroupMember {
             let version = self.followed.withLock { $0.version }
             // Blocks until something comes or somebody wakes it; a close only shows in its state.
             let events = client.poll(timeout: isClosing ? 50 : isAsking ? Self.suspectPause : self.pollTimeout(role))
-            if role == .following { self.distrust(since: version) }
-            for event in events { self.handle(event) }
+            if role == .following {
+                self.receive(events, since: version)
+            } else {
+                for event in events { self.handle(event) }
+            }
             if !isClosing { self.askForEnds(role) }
             self.performCommands(role)
             if role == .leading {
@@ -279,24 +282,26 @@ final class KafkaGroupMember: GroupMember {
         for continuation in leaving { continuation.resume() }
     }
 
-    /// What was polled while the group's thread assigned a partition may be from an assignment before it, and what follows
-    /// in the log would be taken for the next: such a partition is read again from where it stands.
-    private func distrust(since version: Int) {
-        let changed = self.followed.withLock { followed in
-            followed.version == version ? [] : followed.partitions.filter { $0.value > version }.map(\.key)
+    /// What the follower's thread has polled. Records are taken while no assignment changes. What was polled while the
+    /// group's thread assigned a partition may be from an assignment before it, and would hide what lies below it: such a
+    /// partition is read again from where it stands.
+    private func receive(_ events: [KafkaEvent], since version: Int) {
+        self.followed.withLock { followed in
+            let changed =
+                followed.version == version ? [] : followed.partitions.filter { $0.value > version }.map(\.key)
+            self.state.withLock { state in
+                for partition in changed { state.member.reread(partition) }
+                for case .record(let record) in events { state.member.received(record) }
+            }
         }
-        guard !changed.isEmpty else { return }
-        self.state.withLock { state in
-            for partition in changed { state.member.reread(partition) }
+        for event in events {
+            if case .record = event { continue }
+            self.handle(event)
         }
     }
 
     private func pollTimeout(_ role: MemberState.Role) -> Int32 {
         role == .following ? -1 : Int32(clamping: self.followInterval)
-    }
-
-    private func consumer(of partition: TopicPartition) -> KafkaClient {
-        self.state.withLock({ $0.member.role(of: partition) }) == .leading ? self.client : self.follower ?? self.client
     }
 
     private func handle(_ event: KafkaEvent) {
@@ -372,12 +377,8 @@ final class KafkaGroupMember: GroupMember {
             return
         }
         do throws(KafkaError) {
-            try Self.assign(Array(assignments.prefix(partitions.count)), to: self.client) { error in
-                self.logger.warning("Kafka: partitions are assigned again", metadata: ["error": "\(error)"])
-            }
-            // Before the other thread can be given records of theirs: what nobody waits for is dropped.
-            self.state.withLock { $0.member.assigned(assignments) }
-            try self.assignFollowers(Array(assignments.dropFirst(partitions.count)))
+            try self.assignLeading(Array(assignments.prefix(partitions.count)))
+            try self.begin(assignments, followers: Array(assignments.dropFirst(partitions.count)))
         } catch {
             // The group counts them as this member's, and nobody would read them: the owner has to leave and join again.
             self.logger.error("Kafka: partitions were not assigned", metadata: ["error": "\(error)"])
@@ -390,29 +391,30 @@ final class KafkaGroupMember: GroupMember {
         )
     }
 
-    private static func assign(
-        _ assignments: [Assignment],
-        to client: KafkaClient,
-        onSecond: (KafkaError) -> Void
-    ) throws(KafkaError) {
+    private func assignLeading(_ assignments: [Assignment]) throws(KafkaError) {
         let starts = assignments.map { ($0.partition, $0.progress.watermark) }
         do throws(KafkaError) {
-            try client.assign(starts)
+            try self.client.assign(starts)
         } catch {
-            onSecond(error)
-            try client.unassign(assignments.map(\.partition))
-            try client.assign(starts)
+            self.logger.warning("Kafka: partitions are assigned again", metadata: ["error": "\(error)"])
+            try self.client.unassign(assignments.map(\.partition))
+            try self.client.assign(starts)
         }
     }
 
-    private func assignFollowers(_ assignments: [Assignment]) throws(KafkaError) {
-        guard let follower, !assignments.isEmpty else { return }
+    /// Makes partitions known, and has those that follow read: at one moment for the follower's thread, which takes no
+    /// record for one that is not known, and none from before.
+    private func begin(_ assignments: [Assignment], followers: [Assignment]) throws(KafkaError) {
+        guard let follower, !followers.isEmpty else {
+            return self.state.withLock { $0.member.assigned(assignments) }
+        }
         try self.followed.withLock { followed throws(KafkaError) in
-            let held = assignments.map(\.partition).filter { followed.partitions[$0] != nil }
+            let held = followers.map(\.partition).filter { followed.partitions[$0] != nil }
             if !held.isEmpty { try follower.unassign(held) }
             followed.version += 1
-            for assignment in assignments { followed.partitions[assignment.partition] = followed.version }
-            try follower.assign(assignments.map { ($0.partition, $0.progress.watermark) })
+            for assignment in followers { followed.partitions[assignment.partition] = followed.version }
+            self.state.withLock { $0.member.assigned(assignments) }
+            try follower.assign(followers.map { ($0.partition, $0.progress.watermark) })
         }
         // So that its thread polls anew, and need not distrust what comes.
         follower.wake()
@@ -507,9 +509,8 @@ final class KafkaGroupMember: GroupMember {
         do throws(KafkaError) {
             let committed = try self.client.committed(partitions, timeout: Self.committedTimeout)
             let assignments = committed.map(self.assignment)
-            self.state.withLock { $0.member.assigned(assignments) }
             do throws(KafkaError) {
-                try self.assignFollowers(assignments)
+                try self.begin(assignments, followers: assignments)
             } catch {
                 self.state.withLock { $0.failure = RecordLogError(error, while: "assign partitions") }
             }
@@ -546,7 +547,7 @@ final class KafkaGroupMember: GroupMember {
             return
         }
         do throws(KafkaError) {
-            let bounds = try self.consumer(of: partition).bounds(partition, timeout: Self.committedTimeout)
+            let bounds = try self.client.bounds(partition, timeout: Self.committedTimeout)
             let left = self.state.withLock { state -> Progress? in
                 guard let next = state.member.nextOffset(partition) else { return nil }
                 if next < bounds.lowerBound {
@@ -554,16 +555,13 @@ final class KafkaGroupMember: GroupMember {
                 } else if next > bounds.upperBound {
                     return state.member.cut(partition, found: bounds.upperBound)
                 } else {
-                    state.member.seek(partition, to: next)
+                    state.member.reread(partition)
                 }
                 return nil
             }
             if let left { self.takeBack(partition, to: left) }
         } catch {
-            self.state.withLock { state in
-                guard let next = state.member.nextOffset(partition) else { return }
-                state.member.seek(partition, to: next)
-            }
+            self.state.withLock { $0.member.reread(partition) }
         }
     }
 

@@ -236,7 +236,8 @@ struct MemberState {
         return cursor.progress
     }
 
-    /// What was received and not handed out is dropped, and what comes until the seek is done; it is read again.
+    /// What was received and not handed out is dropped, and what comes until the seek is done; it is read again. To seek to
+    /// the next offset would skip it.
     mutating func reread(_ partition: TopicPartition) {
         guard let cursor = self.cursors[partition] else { return }
         self.seek(partition, to: cursor.buffer.first?.position.offset ?? cursor.next)
