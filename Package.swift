@@ -71,6 +71,7 @@ let package = Package(
         library("Mail", "Protocol/Mail"),
         library("SMTP", "Protocol/SMTP", ["Mail", "Digests"]),
         library("DNS", "Protocol/DNS", ["Mail"]),
+        library("TransportPolicy", "Protocol/TransportPolicy"),
         library("Reports", "Protocol/Reports", ["Mail"]),
 
         // Cluster: what nodes share.
@@ -97,7 +98,7 @@ let package = Package(
             path: "Sources/Node/CUnbound",
             providers: [.apt(["libunbound-dev"])]
         ),
-        library("NodeSupport", "Node/Support", [nioCore, logging]),
+        library("NodeSupport", "Node/Support", ["TransportPolicy", nioCore, logging]),
         library("Resolver", "Node/Resolver", ["DNS", "Mail", "CUnbound", logging]),
         library(
             "Ingress",
@@ -157,6 +158,7 @@ let package = Package(
         tests("MailTests", "MailTests", ["Mail"]),
         tests("SMTPTests", "SMTPTests", ["SMTP", "Mail", "Digests"]),
         tests("DNSTests", "DNSTests", ["DNS", "Mail"]),
+        tests("TransportPolicyTests", "TransportPolicyTests", ["TransportPolicy"]),
         tests("ReportsTests", "ReportsTests", ["Reports", "Mail"]),
         tests(
             "LogConformance",

@@ -25,6 +25,7 @@ struct OutboundTLSTests {
             .test(verified: certificate.trusting)
         )
         let facts = try await harness.ready()
+        #expect(facts.tlsCipherSuite?.hasPrefix("TLS_AES_") == true)
         #expect(facts.tlsVersion == "TLSv1.3" && facts.isTLSVerified == (tls == .verified) && !facts.isTLSAvoided)
         let content = String(repeating: "text\r\n", count: 100_000)
         harness.send(content)

@@ -406,6 +406,8 @@ class Delivery:
     rcpt: list
     hello: str
     is_tls: bool
+    # As OpenSSL calls it; None in the clear.
+    cipher: str
     time: float
 
     @property
@@ -626,7 +628,7 @@ class Session:
         self.content = bytes(octets[: end + 2]).replace(b"\r\n.", b"\r\n")[2:]
         delivery = Delivery(
             self.sender, list(self.recipients), self.content, self.mail, list(self.rcpt), self.hello, self.is_tls,
-            time.monotonic(),
+            self.socket.cipher()[0] if self.is_tls else None, time.monotonic(),
         )
         if self.answer("dot", "250 2.0.0 Taken"):
             with self.server.lock:

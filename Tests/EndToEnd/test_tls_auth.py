@@ -1,6 +1,7 @@
 """TLS and AUTH: users prove who they are, in both directions nobody can listen, and nothing is sent below its level."""
 
 import base64
+import functools
 import hashlib
 import hmac
 import os
@@ -94,8 +95,10 @@ def test_authenticated_mail(submission, server, certificates, mechanism, listene
         assert (reply.code, reply.lines[0][:5]) == (530, "5.7.0")
         assert MECHANISMS[mechanism](client, USER, PASSWORD).code == 235
         client.send("a@sender.example", "b@rcpt.example")
+        suite = standard_name(client.socket.cipher()[0])
     [delivery] = server.wait_for(1)
     assert "with ESMTPSA" in delivery.received
+    assert f"(using TLSv1.3 with cipher {suite})" in " ".join(delivery.received.split())
     assert delivery.body.endswith(b"\r\n\r\nHello.\r\n")
 
 
@@ -162,6 +165,17 @@ def test_credentials_change_without_restart(submission, certificates, tmp_path):
 # Outbound
 
 
+@functools.cache
+def standard_names():
+    """IANA's name for each cipher suite that OpenSSL knows by another."""
+    lines = run("openssl", "ciphers", "-stdname", "ALL:@SECLEVEL=0").stdout.splitlines()
+    return {line.split()[2]: line.split()[0] for line in lines}
+
+
+def standard_name(cipher):
+    return standard_names()[cipher]
+
+
 def route(server, tls="opportunistic"):
     return [{"match": "*", "via": f"smtp {server.address}", "tls": tls}]
 
@@ -188,6 +202,27 @@ def test_outbound_tls(make_node, make_server, server_tls, certificates, level, i
     [outcome] = node.outcomes()
     assert outcome["remote"]["tlsVersion"] in ("TLSv1.3", "TLSv1.2")
     assert outcome["remote"]["tlsVerified"] == (level == "verified")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("ciphers", ["ECDHE+AESGCM", "ECDHE+CHACHA20"])
+def test_outbound_cipher(make_node, make_server, server_tls, version, ciphers):
+    """The outcome, the trace and the log line name the cipher suite that the server chose."""
+    tls = server_tls()
+    tls.minimum_version = tls.maximum_version = version
+    tls.set_ciphers(ciphers)
+    server = make_server(tls=tls)
+    node = make_node(routes=route(server))
+    message_id = node.send("a@sender.example", "b@rcpt.example")
+    [delivery] = server.wait_for(1)
+    node.wait_for_outcomes(delivered=1)
+    suite = standard_name(delivery.cipher)
+    text = run(BINARY, "trace", "--config", node.config_file, message_id).stdout
+    assert f"TLSv1.{version.name[-1]} with {suite})" in text
+    node.stop()
+    [outcome] = node.outcomes()
+    assert outcome["remote"]["tlsCipherSuite"] == suite
+    assert f"tls_cipher_suite={suite}" in node.log
 
 
 @pytest.mark.parametrize("level,offers_tls", [("required", False), ("verified", False), ("verified", True)])

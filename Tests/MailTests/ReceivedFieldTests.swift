@@ -11,6 +11,7 @@ struct ReceivedFieldTests {
         clientHostName: String? = "host.example",
         transmissionType: String = "ESMTPSA",
         tlsVersion: String? = "TLSv1.3",
+        tlsCipherSuite: String? = "TLS_AES_256_GCM_SHA384",
         recipient: Mailbox? = Self.recipient
     ) -> String {
         let field = ReceivedField(
@@ -21,6 +22,7 @@ struct ReceivedFieldTests {
             transmissionType: transmissionType,
             messageID: MessageID(high: 0, low: 33),
             tlsVersion: tlsVersion,
+            tlsCipherSuite: tlsCipherSuite,
             recipient: recipient,
             receivedAt: 1_795_475_400_000
         )
@@ -33,7 +35,7 @@ struct ReceivedFieldTests {
             Self.field() == """
                 Received: from client.example (host.example [192.0.2.1])\r
                 \tby mx.example.org with ESMTPSA\r
-                \t(using TLSv1.3)\r
+                \t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r
                 \tid 00000000000000000000000011 for <bob@example.net>;\r
                 \tMon, 23 Nov 2026 23:10:00 +0000\r
 
@@ -43,6 +45,7 @@ struct ReceivedFieldTests {
 
     @Test("Absent parts leave no trace, IPv6 addresses are tagged, several recipients are not named")
     func writesSparseField() {
+        #expect(Self.field(tlsCipherSuite: nil).contains("\r\n\t(using TLSv1.3)\r\n"))
         let text = Self.field(clientAddress: "2001:db8::1", clientHostName: nil, tlsVersion: nil, recipient: nil)
         #expect(
             text == """
@@ -88,6 +91,7 @@ struct ReceivedFieldTests {
             clientHostName: text() + "1",
             transmissionType: text(),
             tlsVersion: text(),
+            tlsCipherSuite: text(),
             recipient: Mailbox(localPart: text(), domain: Domain(normalized: text()))
         )
         let header = HeaderSection(octets(field + "\r\n"))

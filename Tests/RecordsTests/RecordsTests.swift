@@ -167,6 +167,7 @@ struct OutcomeTests {
             host: "mx.x.example",
             address: "192.0.2.1:25",
             tlsVersion: "TLSv1.3",
+            tlsCipherSuite: "TLS_AES_128_GCM_SHA256",
             tlsVerified: true
         )
         outcome.reply = Outcome.Reply(code: 550, enhanced: "5.1.1", text: "no \"such\" user\u{1}\r\n\tf\u{fc}r Sie")

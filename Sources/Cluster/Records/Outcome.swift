@@ -43,14 +43,22 @@ public struct Outcome: Hashable, Sendable, Codable {
     public struct Remote: Hashable, Sendable, Codable {
         public var host: String
         public var address: String
-        /// `TLSv1.3`; `nil` in the clear. The cipher is not told: swift-nio-ssl (up to 2.37) has no public way to ask which
-        /// one a connection uses.
+        /// `TLSv1.3`; `nil` in the clear.
         public var tlsVersion: String?
+        /// IANA's name of the cipher suite: `TLS_AES_256_GCM_SHA384`; `nil` in the clear and from nodes that did not tell.
+        public var tlsCipherSuite: String?
         public var tlsVerified: Bool
-        public init(host: String, address: String, tlsVersion: String?, tlsVerified: Bool) {
+        public init(
+            host: String,
+            address: String,
+            tlsVersion: String?,
+            tlsCipherSuite: String? = nil,
+            tlsVerified: Bool
+        ) {
             self.host = host
             self.address = address
             self.tlsVersion = tlsVersion
+            self.tlsCipherSuite = tlsCipherSuite
             self.tlsVerified = tlsVerified
         }
     }
@@ -176,6 +184,7 @@ extension Outcome {
             json.field("host", remote.host)
             json.field("address", remote.address)
             if let version = remote.tlsVersion { json.field("tlsVersion", version) }
+            if let suite = remote.tlsCipherSuite { json.field("tlsCipherSuite", suite) }
             json.field("tlsVerified", remote.tlsVerified)
             json.endObject()
         }

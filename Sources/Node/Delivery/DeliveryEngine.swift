@@ -429,6 +429,7 @@ public actor DeliveryEngine: Service {
             metadata[LogKeys.host] = "\(remote.host)"
             metadata[LogKeys.remote] = "\(remote.address)"
             if let version = remote.tlsVersion { metadata[LogKeys.tlsVersion] = "\(version)" }
+            if let suite = remote.tlsCipherSuite { metadata[LogKeys.tlsCipherSuite] = "\(suite)" }
         }
         if let reply = outcome.reply {
             metadata[LogKeys.reply] = "\(reply.code) \(reply.text)"

@@ -255,15 +255,16 @@ public final class OutboundConnection {
 
 extension OutboundConnection: OutboundSessionOwner {
     func sessionBecameReady(_ handler: OutboundSessionHandler) {
-        let tlsVersion = handler.session.isSecured ? handler.tlsVersion : nil
+        let isSecured = handler.session.isSecured
         self.failures = []
         self.delegate.connectionBecameReady(
             self.id,
             facts: OutboundSessionFacts(
                 host: self.target.endpoints[self.endpointIndex].host,
                 address: self.address?.text ?? "",
-                tlsVersion: tlsVersion.map(\.text),
-                isTLSVerified: handler.session.isSecured && self.target.tls == .verified,
+                tlsVersion: isSecured ? handler.tlsVersion?.text : nil,
+                tlsCipherSuite: isSecured ? handler.tlsCipherSuite : nil,
+                isTLSVerified: isSecured && self.target.tls == .verified,
                 isTLSAvoided: self.isTLSAvoided,
                 recipientCountMax: handler.session.recipientCountMax,
                 contentSizeMax: handler.session.capabilities.contentSizeMax

@@ -3,6 +3,7 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 import NIOTLS
+import NodeSupport
 import SMTP
 
 /// What a session tells the connection it belongs to.
@@ -46,6 +47,7 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     private var sending: Sending?
     private var isPumping = false
     private var isHandshaking = false
+    private var cipherObserver: CipherObserver?
     /// Why the server's certificate was not accepted.
     private var refusal: String?
     /// QUIT when the transaction is over.
@@ -76,6 +78,8 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         guard let context = self.context else { return nil }
         return (try? context.pipeline.syncOperations.nioSSL_tlsVersion()) ?? nil
     }
+
+    var tlsCipherSuite: String? { self.cipherObserver?.cipherSuite }
 
     // MARK: From the owner
 
@@ -219,7 +223,9 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         guard let context = self.context else { return }
         do {
             let handler = try self.makeTLSHandler { [weak self] refusal in self?.refusal = refusal }
-            try context.pipeline.syncOperations.addHandler(handler, position: .before(self))
+            let observer = CipherObserver(.client)
+            try context.pipeline.syncOperations.addHandlers([observer, handler], position: .before(self))
+            self.cipherObserver = observer
         } catch {
             self.end(.tlsFailed(reason: "the server's name cannot be used for it"))
         }

@@ -128,6 +128,8 @@ public struct OutboundSessionFacts: Hashable, Sendable {
     public var address: String
     /// `TLSv1.3`, `nil` in the clear.
     public var tlsVersion: String?
+    /// IANA's name: `TLS_AES_256_GCM_SHA384`, `nil` in the clear.
+    public var tlsCipherSuite: String?
     /// The certificate was verified for the host's name.
     public var isTLSVerified: Bool
     /// STARTTLS was offered but failed, so this connection is in the clear; opportunistic TLS only.
@@ -141,6 +143,7 @@ public struct OutboundSessionFacts: Hashable, Sendable {
         host: String,
         address: String,
         tlsVersion: String?,
+        tlsCipherSuite: String? = nil,
         isTLSVerified: Bool,
         isTLSAvoided: Bool = false,
         recipientCountMax: Int = 100,
@@ -149,6 +152,7 @@ public struct OutboundSessionFacts: Hashable, Sendable {
         self.host = host
         self.address = address
         self.tlsVersion = tlsVersion
+        self.tlsCipherSuite = tlsCipherSuite
         self.isTLSVerified = isTLSVerified
         self.isTLSAvoided = isTLSAvoided
         self.recipientCountMax = recipientCountMax

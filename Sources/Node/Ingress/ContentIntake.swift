@@ -36,6 +36,7 @@ struct ContentIntake {
             transmissionType: transaction.transmissionType,
             messageID: messageID,
             tlsVersion: session.tls?.version,
+            tlsCipherSuite: session.tls?.cipherSuite,
             recipient: transaction.recipients.count == 1 ? transaction.recipients[0].mailbox : nil,
             receivedAt: receivedAt
         )

@@ -61,6 +61,7 @@ final class SessionHandler: ChannelDuplexHandler {
     private var isPauseExcused = false
     private var isDraining = false
     private var hasHandshaken = false
+    private var cipherObserver: CipherObserver?
 
     init(role: ListenerRole, loop: IngressLoop, address: IPAddress?) {
         self.role = role
@@ -393,7 +394,12 @@ final class SessionHandler: ChannelDuplexHandler {
         self.phase = .handshaking
         self.setDeadline(after: self.shared.configuration.timeouts.server.tlsHandshake)
         do {
-            try context.pipeline.syncOperations.addHandler(NIOSSLServerHandler(context: tls), position: .first)
+            let observer = CipherObserver(.server)
+            try context.pipeline.syncOperations.addHandlers(
+                [observer, NIOSSLServerHandler(context: tls)],
+                position: .first
+            )
+            self.cipherObserver = observer
         } catch {
             self.closeNow()
         }
@@ -427,6 +433,7 @@ final class SessionHandler: ChannelDuplexHandler {
             }
         let facts = TLSFacts(
             version: version,
+            cipherSuite: self.cipherObserver?.cipherSuite,
             verifiedClientName: self.role.clientName(in: handler?.peerCertificate)
         )
         self.shared.metrics.handshakes.increment()

@@ -20,6 +20,7 @@ extension AdminAPI {
             public var host: String
             public var address: String
             public var tlsVersion: String?
+            public var tlsCipherSuite: String?
             public var tlsVerified: Bool
         }
 

@@ -54,7 +54,11 @@ enum TraceText {
         if event.attempt > 0 { text += ", attempt \(event.attempt)" }
         if let remote = event.remote {
             text += " at \(remote.host) (\(remote.address)"
-            text += remote.tlsVersion.map { ", \($0)\(remote.tlsVerified ? " verified" : ""))" } ?? ")"
+            if let version = remote.tlsVersion {
+                text += ", " + [version, remote.tlsCipherSuite].compactMap { $0 }.joined(separator: " with ")
+                if remote.tlsVerified { text += ", verified" }
+            }
+            text += ")"
         } else {
             text += " for \(event.site)"
         }

@@ -15,6 +15,8 @@ public struct ReceivedField: Hashable, Sendable {
     public var messageID: MessageID
     /// What protected the session, as the TLS library writes it: `TLSv1.3`.
     public var tlsVersion: String?
+    /// The cipher suite, by IANA's name: `TLS_AES_256_GCM_SHA384`. Written only with a version.
+    public var tlsCipherSuite: String?
     /// Only for a message with a single recipient: naming one of several would tell the others.
     public var recipient: Mailbox?
     /// Milliseconds since 1970, UTC.
@@ -28,6 +30,7 @@ public struct ReceivedField: Hashable, Sendable {
         transmissionType: String,
         messageID: MessageID,
         tlsVersion: String? = nil,
+        tlsCipherSuite: String? = nil,
         recipient: Mailbox? = nil,
         receivedAt: Int64
     ) {
@@ -38,6 +41,7 @@ public struct ReceivedField: Hashable, Sendable {
         self.transmissionType = transmissionType
         self.messageID = messageID
         self.tlsVersion = tlsVersion
+        self.tlsCipherSuite = tlsCipherSuite
         self.recipient = recipient
         self.receivedAt = receivedAt
     }
@@ -73,7 +77,14 @@ public struct ReceivedField: Hashable, Sendable {
             writer.token("(using")
             writer.token {
                 HeaderText.append(word: version, to: &$0, max: 20)
-                $0.append(UInt8(ascii: ")"))
+                if self.tlsCipherSuite == nil { $0.append(UInt8(ascii: ")")) }
+            }
+            if let suite = self.tlsCipherSuite {
+                writer.token("with cipher")
+                writer.token {
+                    HeaderText.append(word: suite, to: &$0, max: 64)
+                    $0.append(UInt8(ascii: ")"))
+                }
             }
         }
         writer.fold()

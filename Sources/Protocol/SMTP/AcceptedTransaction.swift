@@ -2,13 +2,16 @@ import Mail
 
 /// What TLS gave a session.
 public struct TLSFacts: Hashable, Sendable {
-    /// `TLSv1.3`. The cipher is not known: swift-nio-ssl has no public way to ask for it.
+    /// `TLSv1.3`
     public var version: String
+    /// IANA's name of the cipher suite: `TLS_AES_256_GCM_SHA384`.
+    public var cipherSuite: String?
     /// The name in a client certificate that was verified.
     public var verifiedClientName: String?
 
-    public init(version: String, verifiedClientName: String? = nil) {
+    public init(version: String, cipherSuite: String? = nil, verifiedClientName: String? = nil) {
         self.version = version
+        self.cipherSuite = cipherSuite
         self.verifiedClientName = verifiedClientName
     }
 }

@@ -349,6 +349,7 @@ extension DeliveryCore {
                 host: facts.host,
                 address: facts.address,
                 tlsVersion: facts.tlsVersion,
+                tlsCipherSuite: facts.tlsCipherSuite,
                 tlsVerified: facts.isTLSVerified
             )
         }

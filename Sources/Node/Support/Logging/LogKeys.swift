@@ -33,6 +33,7 @@ public enum LogKeys {
     public static let error = "error"
     public static let attempt = "attempt"
     public static let tlsVersion = "tls_version"
+    public static let tlsCipherSuite = "tls_cipher_suite"
 
     // How much and how long.
     public static let size = "size"
