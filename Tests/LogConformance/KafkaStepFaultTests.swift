@@ -9,6 +9,9 @@ import Testing
 ///
 /// The mock keeps no offsets that are committed in transactions: they are committed beside them (`commitsApart`), once
 /// the transaction is, and show whether a step counts.
+///
+/// Nearly all of their time is waiting for time-outs and sessions: each kind of request has a mock cluster of its own,
+/// and all of them run at once.
 @Suite("Kafka: steps while brokers answer errors", .timeLimit(.minutes(5)))
 struct KafkaStepFaultTests {
     /// What any request to a coordinator can be answered.
@@ -81,8 +84,12 @@ struct KafkaStepFaultTests {
     /// fails once or three times while a step is tried until it is written. What failed must not have moved the
     /// progress, unless the error says that this is not known; what was written is where it says, and the progress is the
     /// step's own.
-    @Test("A step is written whole or not at all, and after the error it is written", arguments: all)
-    func steps(_ faults: Faults) async throws {
+    @Test("A step is written whole or not at all, and after the error it is written")
+    func steps() async throws {
+        try await Self.atOnce(Self.all, Self.steps)
+    }
+
+    private static func steps(_ faults: Faults) async throws {
         let cluster = KafkaCluster(isMock: true)
         try await cluster.withLog(topics: [.accepted, .outcomes], adjusting: Self.quick) { log in
             let records = (0...faults.errors.count * 2).map { Record.numbered($0) }
@@ -97,7 +104,7 @@ struct KafkaStepFaultTests {
                             cluster.fail(.addOffsetsToTransaction, with: [RD_KAFKA_RESP_ERR_PRODUCER_FENCED])
                         }
                         done += 1
-                        let what = "\(KafkaFault.name(error)) x \(count)"
+                        let what = "\(faults.request): \(KafkaFault.name(error)) x \(count)"
                         try await Self.step(partition, upTo: done, follower, log, what) {
                             cluster.clear(faults.request)
                             cluster.clear(.addOffsetsToTransaction)
@@ -111,13 +118,17 @@ struct KafkaStepFaultTests {
     /// Goal: no error keeps a member from its partitions for good. Method: each error meets a group of its own, since the
     /// mock's coordinator sometimes never ends a later rebalance: once while the first member joins, or in a heartbeat
     /// before an error after which it joins again; then it steps.
-    @Test("A member that is answered errors gets its partitions, and steps", arguments: ofMembership)
-    func joins(_ faults: Faults) async throws {
+    @Test("A member that is answered errors gets its partitions, and steps")
+    func joins() async throws {
+        try await Self.atOnce(Self.ofMembership, Self.joins)
+    }
+
+    private static func joins(_ faults: Faults) async throws {
         let cluster = KafkaCluster(isMock: true)
         try await cluster.withLog(topics: [.accepted, .outcomes], adjusting: Self.quick) { log in
             let partition = try #require(try await log.append([.numbered(0), .numbered(1)]).first).partition
             for error in faults.errors {
-                let what = KafkaFault.name(error)
+                let what = "\(faults.request)-\(KafkaFault.name(error))"
                 let isLater = faults.request == .heartbeat
                 if !isLater { cluster.fail(faults.request, with: [error]) }
                 try await Self.withMember(of: log, in: GroupID("delivery-\(what)")) { follower in
@@ -129,6 +140,16 @@ struct KafkaStepFaultTests {
                     try await Self.step(partition, upTo: 1, follower, log, what) { cluster.clear(faults.request) }
                 }
             }
+        }
+    }
+
+    private static func atOnce(
+        _ all: [Faults],
+        _ body: @escaping @Sendable (Faults) async throws -> Void
+    ) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            for faults in all { tasks.addTask { try await body(faults) } }
+            try await tasks.waitForAll()
         }
     }
 
