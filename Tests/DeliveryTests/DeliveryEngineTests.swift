@@ -4,6 +4,8 @@ import Mail
 import NIOCore
 import NIOPosix
 import NodeSupport
+import Records
+import Synchronization
 import Testing
 
 @testable import Delivery
@@ -16,9 +18,15 @@ struct DeliveryEngineTests {
         func route(_ domain: Domain) async -> (routing: Routing, validFor: Int64) { (.failed(.notResolved), 0) }
     }
 
-    private let log = InMemoryLog(partitionCount: 4)
-    private let clock = ManualClock()
+    private let log: InMemoryLog
+    private let clock: ManualClock
     private let readiness = Readiness()
+
+    init() {
+        let clock = ManualClock()
+        self.clock = clock
+        self.log = InMemoryLog(partitionCount: 4, now: { clock.milliseconds })
+    }
 
     private func makeEngine() throws -> DeliveryEngine {
         DeliveryEngine(
@@ -54,6 +62,50 @@ struct DeliveryEngineTests {
             try await self.eventually { self.log.records(of: .dead).count == 1 }
             self.clock.advance(by: .seconds(1))
             try await self.eventually { self.readiness.isReady }
+            group.cancelAll()
+            try await group.waitForAll()
+        }
+    }
+
+    /// A message that waits, by its content in `posthorn.content`.
+    private func waiting(_ id: UInt64) async throws -> Record {
+        let mailbox = Mailbox(localPart: "a", domain: Domain(normalized: "x.example"))
+        let content = Record(topic: .content, key: "\(id)", value: ByteBuffer(string: "x"))
+        let position = try await self.log.append([content])[0]
+        var entry = QueueEntry(
+            envelope: Envelope(
+                messageID: MessageID(high: 1, low: id),
+                reversePath: nil,
+                recipients: [Recipient(mailbox: mailbox, index: 0)],
+                acceptedAt: self.clock.milliseconds,
+                contentSize: 1
+            )
+        )
+        entry.content = Reference(to: content, at: position, in: self.log.clusterID)
+        return try entry.record(topic: .deferredNow, key: "x.example", content: ByteBuffer())
+    }
+
+    /// Goal: mail that was deferred a moment before a flush is flushed. Method: the step that defers it is not durable yet.
+    @Test("A flush waits for the steps before it, and not for a log that takes none", arguments: [true, false])
+    func settlesBeforeFlush(isTaken: Bool) async throws {
+        let engine = try self.makeEngine()
+        let record = try await self.waiting(1)
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await engine.run() }
+            self.log.holdCompletions()
+            self.log.append([record]) { _ in }
+            try await self.eventually { !self.log.records(of: .deferred(delay: 60)).isEmpty }
+            let isDone = Mutex(false)
+            group.addTask {
+                let result = try await engine.perform(.flush, on: AdminAPI.QueuePredicate(all: true))
+                isDone.withLock { $0 = true }
+                #expect(result.matched == 1)
+            }
+            try await Task.sleep(for: .milliseconds(100))
+            #expect(!isDone.withLock { $0 })
+            if isTaken { self.log.resumeCompletions() }
+            try await self.eventually { isDone.withLock { $0 } }
+            self.log.resumeCompletions()
             group.cancelAll()
             try await group.waitForAll()
         }

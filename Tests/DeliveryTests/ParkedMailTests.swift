@@ -118,6 +118,55 @@ struct ParkedMailTests {
         #expect(world.core.commands.isEmpty)
     }
 
+    /// Goal: what is being parked as the site comes back does not wait for its tier. Method: the step that parks it is
+    /// written after the site's wake looked for what is parked.
+    @Test("Mail whose parking is written after the wake is looked for once more")
+    func wakesStragglers() throws {
+        var world = try self.outage(200)
+        world.refusesConnections = []
+        for id in 1_000..<1_000 + UInt64(Site.backoffMax) / 1_000 + 30 where world.wakeCount == 0 {
+            world.run(for: 900, tick: 900)
+            world.holdsSteps = true
+            try world.accept(["late\(id)@down.example"], id: id)
+            world.deliverRecords()
+            world.run(for: 100, tick: 100)
+            world.holdsSteps = false
+            if world.wakeCount == 1 { #expect(world.heldStep?.outputs.contains { $0.topic != .outcomes } == true) }
+            world.performHeldStep()
+        }
+        #expect(world.wakeCount == 1)
+        let count = world.queued(.accepted)
+        world.run(for: 5_000, tick: 500)
+        #expect(world.finals.count < count, "What was parked last is not found by the wake.")
+        world.run(for: 30_000, tick: 500)
+        #expect(world.wakeCount == 2)
+        #expect(world.finals.count == count)
+        world.run(for: 300_000, tick: 1_000)
+        #expect(world.wakeCount == 2, "Once, not again and again.")
+    }
+
+    /// Goal: a command that scans leaves room in the steps to what attempts come to. Method: expired mail makes outputs
+    /// while the step before is not written.
+    @Test("A scan has to wait while half a step of outputs waits")
+    func isCrowded() throws {
+        var world = DeliveryWorld { $0.stepOutputCountMax = 20 }
+        world.remote = { _, _ in .failed(DeliveryWorld.unknownUser) }
+        world.holdsSteps = true
+        try world.accept(["first@one.example"], id: 0)
+        world.deliverRecords()
+        #expect(world.heldStep != nil && !world.core.isCrowded)
+        for id in 1..<9 { try world.accept(["a@d\(id).example"], id: UInt64(id)) }
+        world.deliverRecords()
+        #expect(!world.core.isCrowded)
+        for id in 9..<14 { try world.accept(["a@d\(id).example"], id: UInt64(id)) }
+        world.deliverRecords()
+        #expect(world.core.isCrowded)
+        world.holdsSteps = false
+        world.performHeldStep()
+        world.run(for: 1_000)
+        #expect(!world.core.isCrowded && world.finals.count == 14)
+    }
+
     @Test("Mail of a slow site that was parked without an outage waits for what it must, not for hours")
     func parksShortlyWithoutOutage() throws {
         var world = DeliveryWorld()

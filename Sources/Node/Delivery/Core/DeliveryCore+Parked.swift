@@ -19,8 +19,7 @@ extension DeliveryCore {
     private static let wakeCountMax = 100
     /// A site's mail is not woken again before (milliseconds): it may come and go.
     private static let wakeInterval: Int64 = 60_000
-    /// How long before a wake what was parked may not have been written yet, and when it is looked for (milliseconds).
-    private static let stragglerTime: Int64 = 5_000
+    /// When what was parked too late for a wake is looked for (milliseconds after it).
     private static let stragglerInterval: Int64 = 10_000
     /// Records read at once to find those of the site.
     private static let wakeScanCount = 256
@@ -54,13 +53,18 @@ extension DeliveryCore {
     /// What was parked as the site came back may have been written too late for the wake: once there is nothing else to do,
     /// it is looked for once more.
     mutating func wakeStragglers(_ number: Int, now: Int64) {
-        guard let site = self.sites[number], site.wokenAt > 0, site.outageSince == nil,
-            site.lastParkedAt > site.wokenAt - Self.stragglerTime, now - site.wokenAt >= Self.stragglerInterval,
-            !self.commands.contains(where: { $0.isWake && $0.predicate.site == site.plan.id }),
+        guard let site = self.sites[number], site.mayHaveStragglers, site.outageSince == nil,
+            now - site.wokenAt >= Self.stragglerInterval,
+            // One that is through is kept until what it woke is passed.
+            !self.commands.contains(where: { self.isScanning($0, for: site.plan.id) }),
             self.commands.count < Self.commandCountMax
         else { return }
         self.sites[number]?.wokenAt = now
         self.act(.wake(site: site.plan.id))
+    }
+
+    private func isScanning(_ command: OperatorCommand, for site: String) -> Bool {
+        command.isWake && command.predicate.site == site && command.marks.contains { $0.scanned < $0.end }
     }
 
     /// Whether a partition can have parked mail of the site.
@@ -138,10 +142,10 @@ extension DeliveryCore {
     mutating func wokenArrived(_ job: Job) {
         guard job.wasParked, job.position.partition.topic.deferredDelay == 0, !self.wakes.isEmpty,
             let site = job.site.flatMap({ self.sites[$0]?.plan.id }),
-            let command = self.commands.first(where: { $0.isWake && $0.predicate.site == site })
+            let command = self.commands.first(where: { command in
+                command.isWake && command.predicate.site == site && self.wakes[command.id]?.underWayCount ?? 0 > 0
+            })
         else { return }
-        if let count = self.wakes[command.id]?.underWayCount {
-            self.wakes[command.id]?.underWayCount = max(0, count - 1)
-        }
+        self.wakes[command.id]?.underWayCount -= 1
     }
 }

@@ -39,6 +39,8 @@ struct Site: Sendable {
     static let backoffBase: Int64 = 30_000
     static let backoffMax: Int64 = 600_000
     static let outageMemory: Int64 = 3_600_000
+    /// How long before a wake what was parked may not have been written yet (milliseconds).
+    static let stragglerTime: Int64 = 5_000
 
     init(plan: SitePlan, partition: Int32) {
         self.plan = plan
@@ -53,8 +55,12 @@ struct Site: Sendable {
     /// Whether nothing of what is known here would be missed, once nobody uses the site: an outage is remembered while mail
     /// may wait behind it, and for an hour.
     func mayBeForgotten(now: Int64) -> Bool {
-        self.outageSince == nil || now >= max(self.backoffUntil + Self.outageMemory, self.parkedUntil)
+        if self.outageSince == nil { return !self.mayHaveStragglers }
+        return now >= max(self.backoffUntil + Self.outageMemory, self.parkedUntil)
     }
+
+    /// Mail was parked so shortly before the site's mail was woken that it may not have been written then.
+    var mayHaveStragglers: Bool { self.wokenAt > 0 && self.lastParkedAt > self.wokenAt - Self.stragglerTime }
 
     /// Connections that the site seems to bear.
     var concurrencyLimit: Int { max(1, Int(self.concurrency)) }
