@@ -12,7 +12,7 @@ import Testing
 ///
 /// Nearly all of their time is waiting for time-outs and sessions: each kind of request has a mock cluster of its own,
 /// and all of them run at once.
-@Suite("Kafka: steps while brokers answer errors", .timeLimit(.minutes(5)))
+@Suite("Kafka: steps while brokers answer errors", .timeLimit(.minutes(15)))
 struct KafkaStepFaultTests {
     /// What any request to a coordinator can be answered.
     private static let coordinator = [

@@ -113,7 +113,6 @@ final class KafkaClient: @unchecked Sendable {
     private let client: OpaquePointer
     /// The queue that events come from: the main queue of a producer, the consumer queue of a consumer.
     private let queue: OpaquePointer
-    private let kind: Kind
     let names: TopicNames
     /// Told when brokers stamped what this client produced.
     private let clock: BrokerClock?
@@ -178,7 +177,6 @@ final class KafkaClient: @unchecked Sendable {
         }
         self.client = client
         self.queue = queue
-        self.kind = kind
         self.names = names
         self.clock = clock
     }
@@ -188,13 +186,14 @@ final class KafkaClient: @unchecked Sendable {
         self.topics.withLock { topics in
             for handle in topics.values { rd_kafka_topic_destroy(handle.pointer) }
         }
-        guard self.kind == .consumer else { return rd_kafka_destroy(self.client) }
         // Destroying a member that has joined and was not told its first assignment ends the process (librdkafka below
         // 2.3.0, #4381): it is left as it is, out of the group.
         guard self.membership.withLock({ $0 }) != .joining || rd_kafka_version() >= 0x02_03_00_00 else { return }
         let client = Handle(pointer: self.client)
-        // Blocks until the client's own threads have ended, and who let go of a member last may be a task. Without a
-        // consumer close: a member leaves by `beginClose`, and one that was not left is dead by intent.
+        // Blocks until the client's own threads have ended, which some never do: a broker's thread waits for references
+        // that were lost when brokers failed (#4674; seen with a producer whose transaction met errors). Steps, which make
+        // their producer anew after an error, and tasks must not wait for that; such a client is left behind.
+        // Without a consumer close: a member leaves by `beginClose`, and one that was not left is dead by intent.
         OwnThread.start(name: "kafka-destroy") {
             rd_kafka_destroy_flags(client.pointer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE)
         }
