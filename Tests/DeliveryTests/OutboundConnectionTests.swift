@@ -44,6 +44,30 @@ struct OutboundConnectionTests {
         try await server.close()
     }
 
+    /// Goal: a new connection in the place of one that quits is not one more than the server bears. Method: the server
+    /// answers QUIT and does not close.
+    @Test("A connection that quits is not over before the server closes, for a second")
+    func waitsForClose() async throws {
+        var (server, harness) = try await Self.open([ServerStep.greeting + [.read("QUIT"), .say("221 bye\r\n")]])
+        _ = try await harness.ready()
+        let start = ContinuousClock.now
+        harness.close()
+        #expect(try await harness.closed() == nil)
+        #expect(ContinuousClock.now - start >= .seconds(1))
+        try await server.close()
+    }
+
+    @Test("What a server says after its answer to QUIT is not waited for")
+    func closesOnNoise() async throws {
+        var (server, harness) = try await Self.open([
+            ServerStep.greeting + [.read("QUIT"), .say("221 bye\r\n250 and another\r\n")]
+        ])
+        _ = try await harness.ready()
+        harness.close()
+        #expect(try await harness.closed() == nil)
+        try await server.close()
+    }
+
     /// Method: the server extends the client's nonce, as SCRAM has it, and turns the proof down.
     @Test("SCRAM goes on once the key has been derived on another thread")
     func derivesKey() async throws {

@@ -27,6 +27,9 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     /// Octets handed to the channel in one write, so that a large content does not pile up in it.
     private static let chunkSizeMax = 64 << 10
 
+    /// How long a server may take to close after QUIT.
+    private static let leaveTimeout: Duration = .seconds(1)
+
     /// Content on its way.
     private struct Sending {
         var content: ByteBuffer
@@ -52,6 +55,8 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     private var refusal: String?
     /// QUIT when the transaction is over.
     private var isClosing = false
+    /// The session is at its end, and the server closes first.
+    private var isLeaving = false
     /// The owner knows of the end.
     private var isOver = false
 
@@ -132,7 +137,11 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         let buffer = Self.unwrapInboundIn(data)
         buffer.withUnsafeReadableBytes { octets in
             var position = 0
-            while !self.isOver, let action = self.session.received(octets, at: &position) { self.perform(action) }
+            while !self.isOver {
+                let isQuitting = self.session.isQuitting
+                guard let action = self.session.received(octets, at: &position) else { break }
+                if isQuitting, case .close = action { self.leave() } else { self.perform(action) }
+            }
         }
         self.arm(self.session.timeout)
     }
@@ -236,6 +245,13 @@ final class OutboundSessionHandler: ChannelInboundHandler {
         self.perform(self.session.ended(end))
     }
 
+    /// The server has answered QUIT and closes (RFC 5321 §4.1.1.10). Until it has, the connection is one of those that it
+    /// bears: a new one in its place would be one too many. It is given a moment, no more.
+    private func leave() {
+        self.isLeaving = true
+        self.arm(Self.leaveTimeout)
+    }
+
     private func finish(_ tell: (any OutboundSessionOwner) -> Void) {
         guard !self.isOver else { return }
         self.isOver = true
@@ -308,6 +324,8 @@ final class OutboundSessionHandler: ChannelInboundHandler {
     // MARK: Time
 
     private func arm(_ timeout: Duration?) {
+        // Nothing that the server still says buys it time.
+        if self.isLeaving, self.deadline != nil, timeout != Self.leaveTimeout { return }
         guard let timeout, !self.isOver, let context = self.context else {
             self.deadline = nil
             return

@@ -116,6 +116,11 @@ public struct ClientSession: Sendable {
         if case .ready = self.state { true } else { false }
     }
 
+    /// QUIT was sent and is not answered.
+    public var isQuitting: Bool {
+        if case .quitting = self.state { true } else { false }
+    }
+
     public var isInTransaction: Bool {
         if case .transaction = self.state { true } else { false }
     }

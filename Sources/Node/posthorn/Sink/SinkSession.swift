@@ -40,7 +40,10 @@ final class SinkSession: ChannelInboundHandler {
     private var output = ByteBuffer()
     /// Waiting for a delay to pass: input is kept.
     private var isPaused = false
-    private var isClosing = false
+    /// Before its last reply is written, so that a client which comes again at once is not counted twice.
+    private var isClosing = false {
+        didSet { if self.isClosing, !oldValue { self.shared.counters.closed() } }
+    }
     private var isTLS = false
     private var isLastMessage = false
 
@@ -97,7 +100,6 @@ final class SinkSession: ChannelInboundHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        self.shared.counters.closed()
         self.isClosing = true
         context.fireChannelInactive()
     }
