@@ -213,6 +213,34 @@ struct SiteSharesTests {
         #expect(given.epoch > taken.epoch && taken.epoch > asked.epoch)
     }
 
+    /// Goal: what the owner has within its base share is not given to the first that asks for more. Method: only what is
+    /// notable is told, as the core does.
+    @Test("The owner's own connections count from the first share on")
+    func countsOwnConnections() throws {
+        var owner = self.make("o")
+        owner.own(Self.partition)
+        let own = self.use(0, held: 3, limit: 6)
+        var first: LimitShares?
+        for time in stride(from: Int64(0), through: 40_000, by: 200) where first == nil {
+            #expect(owner.isNotable(own) == (time > 26_000))
+            if time % 1_000 == 0 {
+                let asks = DeliveryAnnouncement.Site(site: Self.site, limit: 6, wanted: 6, held: 3, epoch: 0)
+                let announcement = DeliveryAnnouncement(
+                    id: "b",
+                    sequence: time,
+                    lease: 20_000,
+                    sites: time < 26_000 ? [] : [asks]
+                )
+                owner.received(self.stored(announcement.record), now: self.wall)
+            }
+            first =
+                self.tick(&owner, at: time, owner.isNotable(own) ? [own] : []).lazy
+                .compactMap { LimitShares(self.stored($0)) }.first
+        }
+        let shares = try #require(first).shares
+        #expect(shares.first { $0.node == "b" }?.share == 3, "The owner has the other three.")
+    }
+
     @Test("Shares are withdrawn once nobody has wanted more than its base share for a lease, and nobody has more")
     func withdraws() throws {
         var owner = self.make("o")

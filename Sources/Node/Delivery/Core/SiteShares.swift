@@ -257,7 +257,12 @@ struct SiteShares: Sendable {
     func isNotable(_ use: Use) -> Bool {
         let base = use.limit / self.nodeCount
         guard base > 0 else { return false }
-        return use.wanted > base || use.held > base || self.known[use.site] != nil || self.ledgers[use.site] != nil
+        if use.wanted > base || use.held > base || self.known[use.site] != nil || self.ledgers[use.site] != nil {
+            return true
+        }
+        // What another asks its owner for is given from what the owner does not use: its base share may be in use.
+        return self.owned[use.partition] != nil && use.wanted + use.held > 0
+            && self.members.values.contains { $0.sites[use.site] != nil }
     }
 
     // MARK: What is published
