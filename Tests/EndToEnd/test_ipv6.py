@@ -37,6 +37,8 @@ def test_in_and_out(make_node, make_server):
     node.wait_for_outcomes(delivered=1)
     attempts = [json.loads(line) for line in node.log.splitlines() if '"Attempt"' in line]
     assert [(each["message_id"], each["remote"]) for each in attempts] == [(identity, f"[{LOOPBACK}]:{server.port}")]
+    listening, = (json.loads(line) for line in node.log.splitlines() if '"Listening"' in line)
+    assert listening["local_address"] == f"[{LOOPBACK}]:{port}"
 
 
 def test_both_families(make_node, make_server):

@@ -1,6 +1,7 @@
 import Mail
 public import NIOCore
 import NIOSSL
+import NodeSupport
 import SMTP
 
 /// One connection to a site, over which transactions are sent one after the other.
@@ -291,15 +292,6 @@ extension OutboundConnection: OutboundSessionOwner {
 }
 
 extension SocketAddress {
-    /// `192.0.2.1:25`, `[2001:db8::1]:25`, or the path.
-    fileprivate var text: String {
-        switch self {
-        case .v4: "\(self.ipAddress ?? ""):\(self.port ?? 0)"
-        case .v6: "[\(self.ipAddress ?? "")]:\(self.port ?? 0)"
-        case .unixDomainSocket: self.pathname ?? ""
-        }
-    }
-
     /// Octets sent there do not leave the machine.
     fileprivate var isLoopback: Bool {
         switch self {

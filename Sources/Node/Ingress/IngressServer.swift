@@ -117,7 +117,7 @@ public final class IngressServer: Service {
             }
             self.logger.info(
                 "Listening",
-                metadata: [LogKeys.listener: "\(role.listener.name)", LogKeys.address: "\(address)"]
+                metadata: [LogKeys.listener: "\(role.listener.name)", LogKeys.localAddress: "\(address.text)"]
             )
         }
         self.listening.met()

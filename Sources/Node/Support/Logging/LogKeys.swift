@@ -10,14 +10,14 @@ public enum LogKeys {
     public static let attemptID = "attempt_id"
     public static let connectionID = "connection_id"
 
-    // Who and where. `sender`, `recipient` and `address` hold mail addresses: handlers redact them.
+    // Who and where. `sender`, `recipient` and `identity` hold mail addresses: handlers redact them.
     public static let sender = "sender"
     public static let recipient = "recipient"
-    public static let address = "address"
     public static let identity = "identity"
     public static let client = "client"
     public static let clientName = "client_name"
     public static let listener = "listener"
+    public static let localAddress = "local_address"
     public static let domain = "domain"
     public static let site = "site"
     public static let host = "host"
@@ -52,5 +52,5 @@ public enum LogKeys {
     public static let path = "path"
 
     /// Whose values are mail addresses.
-    static let addressKeys: Set<String> = [sender, recipient, address, identity]
+    static let addressKeys: Set<String> = [sender, recipient, identity]
 }
