@@ -1,5 +1,7 @@
 """What the benchmarks share: a sink, the relays as processes of our own, and what they cost."""
 
+import asyncio
+import contextlib
 import ctypes
 import json
 import os
@@ -180,7 +182,8 @@ def binary():
     """The release build, made now if it is not there."""
     path = pathlib.Path(os.environ.get("POSTHORN_TEST_BINARY", ROOT / ".build/release/posthorn"))
     if not path.exists():
-        subprocess.run(["swift", "build", "-c", "release", "--product", "posthorn"], cwd=ROOT, check=True)
+        subprocess.run(
+            ["swift", "build", "-c", "release", "--product", "posthorn", "--static-swift-stdlib"], cwd=ROOT, check=True)
     return path
 
 
@@ -458,6 +461,94 @@ def source(port, count, size, is_kept, sessions=20, destination=DESTINATION):
     subprocess.run(
         [*command, *(["-d"] if is_kept else []), f"127.0.0.1:{port}"], check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
+
+
+def measure(relay, sink, count, size, is_kept):
+    """One run: messages per second accepted and delivered, CPU per message in microseconds."""
+    before, cpu = sink.count(), relay.cpu()
+    started = time.monotonic()
+    accepted = source(relay.port, count, size, is_kept)
+    delivered = sink.wait(before + count, 60) - started
+    # The last group of records, the last queue files: they belong to these messages.
+    time.sleep(0.4)
+    return {
+        "accepted": count / accepted,
+        "delivered": count / delivered,
+        "cpu": (relay.cpu() - cpu) / count * 1e6,
+    }
+
+
+class Client:
+    """An SMTP client that waits for each reply and takes no other than the one it expects."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    async def expect(self, code):
+        while True:
+            line = await self.reader.readline()
+            if line[3:4] != b"-":
+                break
+        if line[:3] != code:
+            raise RuntimeError(f"{code.decode()} expected: {line.decode().strip()}")
+
+    async def command(self, text, code):
+        self.writer.write(text)
+        await self.expect(code)
+
+    async def send(self, recipient, content):
+        """One message; returns how many seconds the reply to its end of data takes."""
+        await self.command(f"MAIL FROM:<{SENDER}>\r\n".encode(), b"250")
+        await self.command(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
+        await self.command(b"DATA\r\n", b"354")
+        sent = time.monotonic()
+        await self.command(content, b"250")
+        return time.monotonic() - sent
+
+
+@contextlib.asynccontextmanager
+async def client(port):
+    """A client that has been greeted; it quits at the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    connected = Client(reader, writer)
+    await asyncio.wait_for(connected.expect(b"220"), 10)
+    await connected.command(b"EHLO client.example\r\n", b"250")
+    yield connected
+    await connected.command(b"QUIT\r\n", b"221")
+    writer.close()
+
+
+def latency(relay, sink, rate, seconds, sessions=50):
+    """From end of data to 250 (milliseconds) while messages of 4 KiB fall due at the rate, and the rate that was reached."""
+    content = b"Subject: paced\r\n\r\n" + (b"x" * 70 + b"\r\n") * 56 + b".\r\n"
+    latencies = []
+
+    async def session(due):
+        async with client(relay.port) as connected:
+            for instant in due:
+                await asyncio.sleep(max(0, instant - time.monotonic()))
+                latencies.append(await connected.send(DESTINATION, content))
+
+    async def pace():
+        start = time.monotonic() + 0.5
+        await asyncio.gather(*(
+            session([start + index / rate for index in range(number, rate * seconds, sessions)])
+            for number in range(sessions)))
+        return len(latencies) / (time.monotonic() - start)
+
+    before = sink.count()
+    achieved = asyncio.run(pace())
+    sink.wait(before + len(latencies), 120)
+    latencies.sort()
+    return {
+        "p50": latencies[len(latencies) // 2] * 1e3,
+        "p99": latencies[len(latencies) * 99 // 100] * 1e3,
+        "achieved": achieved,
+    }
+
+
+def mib(octets):
+    return f"{octets / (1 << 20):.0f} MiB"
 
 
 def machine():
