@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+import cluster
 import support
 
 LINES = []
@@ -58,6 +59,30 @@ def make_node(tmp_path, at_end, request):
     for node in nodes:
         if node.log_file.exists():
             print(f"--- {node.log_file}\n{node.log[-6000:]}")
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory):
+    """Brokers: those that POSTHORN_TEST_KAFKA names, or the mock."""
+    kafka = cluster.Kafka(tmp_path_factory.mktemp("kafka"))
+    yield kafka
+    kafka.discard()
+
+
+@pytest.fixture
+def make_cluster(tmp_path, kafka, at_end):
+    """Makes clusters over topics of their own; keywords are merged into the nodes' configuration."""
+    clusters = []
+
+    def make(**config):
+        made = cluster.Cluster(tmp_path / f"cluster{len(clusters)}", kafka, **config)
+        clusters.append(made)
+        at_end.callback(made.discard)
+        return made
+
+    yield make
+    for made in clusters:
+        print(made.describe())
 
 
 @pytest.fixture

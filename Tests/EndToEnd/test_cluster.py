@@ -7,47 +7,8 @@ import socket
 import threading
 import time
 
-import pytest
-
-from cluster import Cluster, Kafka, finals, settle
+from cluster import delivery_count, finals, needs_brokers, routed, settle
 from support import Client, SMTPFailure, wait_until
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory):
-    kafka = Kafka(tmp_path_factory.mktemp("kafka"))
-    yield kafka
-    kafka.discard()
-
-
-@pytest.fixture
-def make_cluster(tmp_path, kafka, at_end):
-    clusters = []
-
-    def make(**config):
-        cluster = Cluster(tmp_path / f"cluster{len(clusters)}", kafka, **config)
-        clusters.append(cluster)
-        at_end.callback(cluster.discard)
-        return cluster
-
-    yield make
-    for cluster in clusters:
-        print(cluster.describe())
-
-
-def needs_brokers(kafka):
-    """For groups of several members: about one in five times the mock's coordinator never ends their rebalance."""
-    if kafka.is_mock:
-        pytest.skip("needs real brokers: name them in POSTHORN_TEST_KAFKA")
-
-
-def delivery_count(kafka):
-    """Two members of one group, or one where the brokers are the mock."""
-    return 1 if kafka.is_mock else 2
-
-
-def routed(address, connections=8):
-    return {"routes": [{"match": "*", "via": f"smtp {address}", "limits": {"connections": connections}}]}
 
 
 class Load:

@@ -8,10 +8,8 @@ import subprocess
 import tempfile
 import time
 
-# pylint: disable=unused-import
-from cluster import finals
+from cluster import delivery_count, finals, needs_brokers, routed
 from support import BINARY, run, wait_until
-from test_cluster import delivery_count, kafka, make_cluster, needs_brokers, routed
 
 
 def dead(node, command, *arguments, code=0):

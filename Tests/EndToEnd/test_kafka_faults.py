@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cluster import TOPICS, Cluster, Kafka, finals, settle
+from cluster import TOPICS, Kafka, finals, routed, settle
 from support import BINARY, HOST, Client, Node, Process, free_port, run, wait_until
 
 PRODUCE, INIT_PRODUCER_ID = 0, 22
@@ -23,25 +23,6 @@ def kafka(tmp_path, monkeypatch):
     kafka = Kafka(tmp_path / "kafka")
     yield kafka
     kafka.discard()
-
-
-@pytest.fixture
-def make_cluster(tmp_path, kafka, at_end):
-    clusters = []
-
-    def make(**config):
-        cluster = Cluster(tmp_path / f"cluster{len(clusters)}", kafka, **config)
-        clusters.append(cluster)
-        at_end.callback(cluster.discard)
-        return cluster
-
-    yield make
-    for cluster in clusters:
-        print(cluster.describe())
-
-
-def routed(address, connections=8):
-    return {"routes": [{"match": "*", "via": f"smtp {address}", "limits": {"connections": connections}}]}
 
 
 def timed(body):

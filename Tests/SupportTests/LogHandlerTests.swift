@@ -21,11 +21,14 @@ struct LogHandlerTests {
     private let clock = ManualClock(milliseconds: 1_795_475_400_042)
 
     private func logger(json: Bool, redacts: Bool = true, to output: LogOutput) -> Logger {
-        Logger(label: "posthorn") { label -> any LogHandler in
-            if json {
-                return JSONLogHandler(label: label, output: output, redactsAddresses: redacts, clock: self.clock)
-            }
-            return TextLogHandler(label: label, output: output, redactsAddresses: redacts, clock: self.clock)
+        Logger(label: "posthorn") { label in
+            LineLogHandler(
+                label: label,
+                format: json ? .json : .text,
+                output: output,
+                redactsAddresses: redacts,
+                clock: self.clock
+            )
         }
     }
 
@@ -130,7 +133,12 @@ struct LogHandlerTests {
         let written = Written()
         let output = written.output()
         Logger(label: "x") { label in
-            TextLogHandler(label: label, output: output, clock: ManualClock(milliseconds: milliseconds))
+            LineLogHandler(
+                label: label,
+                format: .text,
+                output: output,
+                clock: ManualClock(milliseconds: milliseconds)
+            )
         }
         .info("m")
         output.flush()

@@ -29,17 +29,10 @@ struct BounceMetrics {
             "posthorn_bounce_step_duration_seconds",
             help: "From handing a step to the log to its completion."
         )
-        self.notifications = Dictionary(
-            uniqueKeysWithValues: WantedNotification.Kind.allCases.map { kind in
-                (
-                    kind,
-                    registry.counter(
-                        "posthorn_bounce_notifications_total",
-                        help: "Notifications appended to posthorn.accepted.",
-                        labels: ["kind": kind.rawValue]
-                    )
-                )
-            }
+        self.notifications = registry.counters(
+            "posthorn_bounce_notifications_total",
+            help: "Notifications appended to posthorn.accepted.",
+            label: "kind"
         )
     }
 

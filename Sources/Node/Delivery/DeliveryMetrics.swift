@@ -39,17 +39,10 @@ struct DeliveryMetrics: Sendable {
             "posthorn_delivery_nodes",
             help: "Delivery nodes that share limits of sites, as this one counts; 0 on one machine and while it waits."
         )
-        self.outcomes = Dictionary(
-            uniqueKeysWithValues: Outcome.Kind.allCases.map { kind in
-                (
-                    kind,
-                    registry.counter(
-                        "posthorn_outcomes_total",
-                        help: "What attempts and decisions came to, by recipient.",
-                        labels: ["outcome": kind.rawValue]
-                    )
-                )
-            }
+        self.outcomes = registry.counters(
+            "posthorn_outcomes_total",
+            help: "What attempts and decisions came to, by recipient.",
+            label: "outcome"
         )
         self.deliveryTime = registry.histogram(
             "posthorn_delivery_seconds",

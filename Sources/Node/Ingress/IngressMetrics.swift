@@ -93,15 +93,10 @@ struct IngressMetrics: Sendable {
             help: authenticationHelp,
             labels: ["result": "failed"]
         )
-        self.rejected = Dictionary(
-            uniqueKeysWithValues: Reason.allCases.map { reason in
-                let counter = registry.counter(
-                    "posthorn_ingress_rejected_total",
-                    help: "Negative replies by reason.",
-                    labels: ["reason": reason.rawValue]
-                )
-                return (reason, counter)
-            }
+        self.rejected = registry.counters(
+            "posthorn_ingress_rejected_total",
+            help: "Negative replies by reason.",
+            label: "reason"
         )
         registry.gauge("posthorn_ingress_sessions", help: "Sessions that are open.") { Double(gate.sessionCount) }
         registry.gauge(

@@ -266,17 +266,14 @@ struct Node {
 
     private func makeLogHandler(_ label: String) -> any LogHandler {
         let settings = self.configuration.logging
-        let level = Logger.Level(rawValue: settings.level.rawValue) ?? .info
-        switch settings.format {
-        case .json:
-            var handler = JSONLogHandler(label: label, redactsAddresses: settings.redactsAddresses)
-            handler.logLevel = level
-            return handler
-        case .text:
-            var handler = TextLogHandler(label: label, redactsAddresses: settings.redactsAddresses)
-            handler.logLevel = level
-            return handler
-        }
+        let format: LineLogHandler.Format =
+            switch settings.format {
+            case .json: .json
+            case .text: .text
+            }
+        var handler = LineLogHandler(label: label, format: format, redactsAddresses: settings.redactsAddresses)
+        handler.logLevel = Logger.Level(rawValue: settings.level.rawValue) ?? .info
+        return handler
     }
 
     /// As many open files as the system lets us have: connections are files.

@@ -5,7 +5,6 @@
 public struct ChunkDecoder: Sendable {
     private var run: ContentRun
     private var remainingCount = 0
-    private var lineCount = 0
     /// The last octet was `<CR>`, and it is held back.
     private var hasHeldCarriageReturn = false
 
@@ -42,7 +41,7 @@ public struct ChunkDecoder: Sendable {
         precondition(self.remainingCount == 0, "Content ends inside a chunk.")
         if self.hasHeldCarriageReturn {
             self.hasHeldCarriageReturn = false
-            self.bareCarriageReturn(sink)
+            self.run.passBareCarriageReturn(to: sink)
         }
     }
 
@@ -53,67 +52,30 @@ public struct ChunkDecoder: Sendable {
             self.hasHeldCarriageReturn = false
             if octets[0] == 0x0a {
                 self.run.passLineBreak(to: sink)
-                self.lineCount = 0
+                self.run.endLine()
                 index = 1
                 runStart = 1
             } else {
-                self.bareCarriageReturn(sink)
+                self.run.passBareCarriageReturn(to: sink)
             }
         }
         while index < octets.count {
-            let end = find(0x0d, in: octets, index, octets.count) ?? octets.count
-            while let lineFeed = find(0x0a, in: octets, index, end) {
-                self.count(lineFeed - index)
-                self.lineCount = 0
-                switch self.run.rules.bareNewline {
-                case .refuse:
-                    self.run.note(.bareNewline)
-                case .normalise:
-                    self.pass(octets, runStart..<lineFeed, sink)
-                    self.run.passLineBreak(to: sink)
-                    runStart = lineFeed + 1
-                }
-                index = lineFeed + 1
-            }
-            self.count(end - index)
-            index = end
-            guard end < octets.count else { break }
-            if end + 1 == octets.count {
+            self.run.text(octets, &index, &runStart, to: sink)
+            guard index < octets.count else { break }
+            if index + 1 == octets.count {
                 self.hasHeldCarriageReturn = true
                 break
             }
-            if octets[end + 1] == 0x0a {
-                self.lineCount = 0
-                index = end + 2
+            if octets[index + 1] == 0x0a {
+                self.run.endLine()
+                index += 2
             } else {
-                self.pass(octets, runStart..<end, sink)
-                self.bareCarriageReturn(sink)
-                runStart = end + 1
-                index = end + 1
+                self.run.pass(octets, runStart..<index, to: sink)
+                self.run.passBareCarriageReturn(to: sink)
+                index += 1
+                runStart = index
             }
         }
-        self.pass(octets, runStart..<(self.hasHeldCarriageReturn ? octets.count - 1 : octets.count), sink)
-    }
-
-    private mutating func count(_ octetCount: Int) {
-        guard let max = self.run.rules.lineOctetCountMax else { return }
-        self.lineCount += octetCount
-        if self.lineCount > max { self.run.note(.lineTooLong) }
-    }
-
-    private mutating func bareCarriageReturn(_ sink: ContentRun.Sink) {
-        self.lineCount = 0
-        switch self.run.rules.bareNewline {
-        case .refuse:
-            self.run.note(.bareNewline)
-            self.run.passCarriageReturn(to: sink)
-        case .normalise:
-            self.run.passLineBreak(to: sink)
-        }
-    }
-
-    private mutating func pass(_ octets: UnsafeRawBufferPointer, _ range: Range<Int>, _ sink: ContentRun.Sink) {
-        guard !range.isEmpty else { return }
-        self.run.pass(UnsafeRawBufferPointer(rebasing: octets[range]), to: sink)
+        self.run.pass(octets, runStart..<(self.hasHeldCarriageReturn ? octets.count - 1 : octets.count), to: sink)
     }
 }

@@ -209,25 +209,32 @@ extension DeliveryCore {
     /// Finishes the job with what is staged, once its content has a place of its own.
     mutating func place(_ job: Job, _ staged: Staged, isFinal: Bool) {
         guard job.entry.content == nil, !staged.entries.isEmpty else {
-            var outputs = staged.outputs
-            for var item in staged.entries {
-                item.entry.isContentShared = item.entry.isContentShared || staged.entries.count > 1
-                self.publish(
-                    item.entry,
-                    topic: item.topic,
-                    key: item.key,
-                    content: ByteBuffer(),
-                    from: job.position,
-                    to: &outputs
-                )
-            }
-            self.finish(job, outputs: outputs, isFinal: isFinal)
+            var staged = staged
+            let isShared = staged.entries.count > 1
+            for index in staged.entries.indices where isShared { staged.entries[index].entry.isContentShared = true }
+            self.publish(staged, of: job, isFinal: isFinal)
             return
         }
         if case .ready = job.stage, let site = job.site { self.sites[site]?.ready.remove(job.id) }
         self.jobs[job.id]?.stage = .appending
         self.jobs[job.id]?.staged = staged
         if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
+    }
+
+    /// Finishes the job with what is staged: its content has its place.
+    mutating func publish(_ staged: Staged, of job: Job, isFinal: Bool) {
+        var outputs = staged.outputs
+        for item in staged.entries {
+            self.publish(
+                item.entry,
+                topic: item.topic,
+                key: item.key,
+                content: ByteBuffer(),
+                from: job.position,
+                to: &outputs
+            )
+        }
+        self.finish(job, outputs: outputs, isFinal: isFinal)
     }
 
     func siteName(_ job: Job) -> String {

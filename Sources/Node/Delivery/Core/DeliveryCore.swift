@@ -565,20 +565,12 @@ struct DeliveryCore: Sendable {
         guard let job = self.jobs[jobID], case .appending = job.stage, let staged = job.staged else { return }
         switch result {
         case .success(let reference):
-            var outputs = staged.outputs
-            for var item in staged.entries {
-                item.entry.content = reference
-                item.entry.isContentShared = staged.entries.count > 1
-                self.publish(
-                    item.entry,
-                    topic: item.topic,
-                    key: item.key,
-                    content: ByteBuffer(),
-                    from: job.position,
-                    to: &outputs
-                )
+            var placed = staged
+            for index in placed.entries.indices {
+                placed.entries[index].entry.content = reference
+                placed.entries[index].entry.isContentShared = placed.entries.count > 1
             }
-            self.finish(job, outputs: outputs, isFinal: false)
+            self.publish(placed, of: job, isFinal: false)
         case .failure(let error):
             // Not written, so nothing was decided: the job goes back to where it can be tried again.
             self.builder.contentFailed(now: now, isLogStuck: error.isRetriable)

@@ -2,6 +2,8 @@ import Logging
 
 /// The octets of one log line in the making.
 struct LogLine {
+    typealias SortedMetadata = [(key: String, value: Logger.Metadata.Value)]
+
     private(set) var octets: [UInt8] = []
 
     init() {
@@ -14,7 +16,7 @@ struct LogLine {
         _ provider: Logger.MetadataProvider?,
         _ event: LogEvent,
         redacts: Bool
-    ) -> [(key: String, value: Logger.Metadata.Value)] {
+    ) -> SortedMetadata {
         var metadata = base
         if let provided = provider?.get() { metadata.merge(provided) { $1 } }
         if let own = event.metadata { metadata.merge(own) { $1 } }

@@ -54,6 +54,19 @@ public final class MetricsRegistry: Sendable {
         return counter
     }
 
+    /// A count for each case, told apart by the case's raw value as `label`.
+    public func counters<Kind: CaseIterable & Hashable & RawRepresentable<String>>(
+        _ name: String,
+        help: String,
+        label: String
+    ) -> [Kind: Counter] {
+        Dictionary(
+            uniqueKeysWithValues: Kind.allCases.map { kind in
+                (kind, self.counter(name, help: help, labels: [label: kind.rawValue]))
+            }
+        )
+    }
+
     /// A value that is set or moved up and down.
     public func gauge(_ name: String, help: String, labels: [String: String] = [:]) -> Gauge {
         let series = self.findOrInsert(name, .gauge, help, labels) { .gauge(Gauge()) }

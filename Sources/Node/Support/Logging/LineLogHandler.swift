@@ -1,26 +1,36 @@
 public import Logging
 
-/// Log lines as JSON: one object per line with `time` (RFC 3339), `level`, `logger`, `message` and the metadata,
-/// nested under `metadata` values only where they are dictionaries or arrays themselves.
-///
-/// Metadata named like one of the fixed fields is written with an underscore before it.
-public struct JSONLogHandler: LogHandler {
+/// Writes each event as one line, redacted as ``LogKeys/addressKeys`` say.
+public struct LineLogHandler: LogHandler {
+    public enum Format: Hashable, Sendable {
+        /// One object per line: `time` (RFC 3339), `level`, `logger`, `message` and the metadata, nested only where its
+        /// values are dictionaries or arrays themselves. Metadata named like one of the fixed fields is written with
+        /// an underscore before it.
+        case json
+        /// For people: `2026-11-23T23:10:00.000Z info posthorn: Accepted message message_id=01AB... size=1234`.
+        /// Values with blanks or quotes in them are written as JSON strings, so that a line stays one line.
+        case text
+    }
+
     public var metadata: Logger.Metadata = [:]
     public var logLevel: Logger.Level = .info
     public var metadataProvider: Logger.MetadataProvider?
 
     private let label: String
+    private let format: Format
     private let output: LogOutput
     private let clock: any NodeClock
     private let redactsAddresses: Bool
 
     public init(
         label: String,
+        format: Format,
         output: LogOutput = .standardError,
         redactsAddresses: Bool = true,
         clock: any NodeClock = SystemClock()
     ) {
         self.label = label
+        self.format = format
         self.output = output
         self.redactsAddresses = redactsAddresses
         self.clock = clock
@@ -32,7 +42,16 @@ public struct JSONLogHandler: LogHandler {
     }
 
     public func log(event: LogEvent) {
+        let metadata = LogLine.merged(self.metadata, self.metadataProvider, event, redacts: self.redactsAddresses)
         var line = LogLine()
+        switch self.format {
+        case .json: self.writeJSON(event, metadata, to: &line)
+        case .text: self.writeText(event, metadata, to: &line)
+        }
+        self.output.append(line.octets)
+    }
+
+    private func writeJSON(_ event: LogEvent, _ metadata: LogLine.SortedMetadata, to line: inout LogLine) {
         line.append(literal: "{\"time\":\"")
         line.append(rfc3339: self.clock.milliseconds)
         line.append(literal: "\",\"level\":\"")
@@ -41,7 +60,6 @@ public struct JSONLogHandler: LogHandler {
         line.append(json: self.label)
         line.append(literal: ",\"message\":")
         line.append(json: event.message.description)
-        let metadata = LogLine.merged(self.metadata, self.metadataProvider, event, redacts: self.redactsAddresses)
         for (key, value) in metadata {
             line.append(literal: ",")
             line.append(json: Self.fixedKeys.contains(key) ? "_" + key : key)
@@ -49,44 +67,11 @@ public struct JSONLogHandler: LogHandler {
             line.append(json: value)
         }
         line.append(literal: "}\n")
-        self.output.append(line.octets)
     }
 
     private static let fixedKeys: Set<String> = ["time", "level", "logger", "message"]
-}
 
-/// Log lines for people: `2026-11-23T23:10:00.000Z info posthorn: Accepted message message_id=01AB... size=1234`.
-///
-/// Values with blanks or quotes in them are written as JSON strings, so that a line stays one line.
-public struct TextLogHandler: LogHandler {
-    public var metadata: Logger.Metadata = [:]
-    public var logLevel: Logger.Level = .info
-    public var metadataProvider: Logger.MetadataProvider?
-
-    private let label: String
-    private let output: LogOutput
-    private let clock: any NodeClock
-    private let redactsAddresses: Bool
-
-    public init(
-        label: String,
-        output: LogOutput = .standardError,
-        redactsAddresses: Bool = true,
-        clock: any NodeClock = SystemClock()
-    ) {
-        self.label = label
-        self.output = output
-        self.redactsAddresses = redactsAddresses
-        self.clock = clock
-    }
-
-    public subscript(metadataKey key: String) -> Logger.Metadata.Value? {
-        get { self.metadata[key] }
-        set { self.metadata[key] = newValue }
-    }
-
-    public func log(event: LogEvent) {
-        var line = LogLine()
+    private func writeText(_ event: LogEvent, _ metadata: LogLine.SortedMetadata, to line: inout LogLine) {
         line.append(rfc3339: self.clock.milliseconds)
         line.append(literal: " ")
         line.append(event.level.rawValue)
@@ -94,7 +79,6 @@ public struct TextLogHandler: LogHandler {
         line.append(self.label)
         line.append(literal: ": ")
         line.append(plain: event.message.description)
-        let metadata = LogLine.merged(self.metadata, self.metadataProvider, event, redacts: self.redactsAddresses)
         for (key, value) in metadata {
             line.append(literal: " ")
             line.append(key)
@@ -106,6 +90,5 @@ public struct TextLogHandler: LogHandler {
             }
         }
         line.append(literal: "\n")
-        self.output.append(line.octets)
     }
 }
