@@ -272,6 +272,13 @@ def test_kustomization():
         assert listed == present - {"kustomization.yaml", "posthorn.yaml", "secret.example.yaml"}
 
 
+def test_no_variables_of_services():
+    """A service's variables, POSTHORN_SMTP_PORT and the like, would be taken for settings that do not exist."""
+    names = dict(pod_specs())
+    assert len(names) == len(ROLES) + 1
+    assert not [name for name, spec in names.items() if spec["enableServiceLinks"] is not False]
+
+
 def test_references():
     """Every ConfigMap, Secret and key that a pod wants exists."""
     generated = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["configMapGenerator"]
@@ -369,6 +376,7 @@ def test_configuration(role, tmp_path):
     file.write_text(text.replace("/run/secrets/posthorn/", f"{tmp_path}/"))
     result = check_config(file, POSTHORN_ROLES=role)
     assert result.returncode == 0, result.stderr
+    assert f"roles      {role}\n" in result.stdout and "its log in Kafka at kafka-bootstrap" in result.stdout
 
 
 def test_autoscaling_names():

@@ -144,6 +144,19 @@ struct TopicPlanTests {
         #expect(findings[0].remedy.contains("kafka-reassign-partitions"))
     }
 
+    @Test("Brokers' own topics with fewer replicas than mail has are a warning, and others are nobody's business")
+    func brokersOwn() {
+        let plan = Self.plan
+        let existing = Self.existing(plan)
+        let fine = ["__consumer_offsets": 3, "__transaction_state": 4, "__share_group_state": 1]
+        #expect(plan.verify(existing, brokersOwn: fine).isEmpty)
+        let findings = plan.verify(existing, brokersOwn: ["__consumer_offsets": 1, "__transaction_state": 2])
+        #expect(findings.map(\.severity) == [.warning, .warning])
+        #expect(findings.map(\.topic) == ["__consumer_offsets", "__transaction_state"])
+        #expect(findings[0].remedy.contains("offsets.topic.replication.factor"))
+        #expect(findings[1].remedy.contains("transaction.state.log.replication.factor"))
+    }
+
     /// Goal: every setting that would lose or delay mail is found. Method: one setting off at a time.
     @Test(
         "A setting that breaks a guarantee is found, with the value that mends it",

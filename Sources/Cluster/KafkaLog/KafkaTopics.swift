@@ -45,7 +45,7 @@ public struct KafkaTopics: Sendable {
     ///
     /// - Returns: the topics that were made.
     public func apply(_ plan: TopicPlan) throws(RecordLogError) -> [Topic] {
-        let existing = try self.existing(withSettings: false)
+        let existing = try self.existing(withSettings: false).planned
         let missing = plan.entries.filter { existing[$0.topic] == nil }
         guard !missing.isEmpty else { return [] }
         let new = missing.map { entry in
@@ -75,17 +75,17 @@ public struct KafkaTopics: Sendable {
         return missing.map { $0.topic }
     }
 
-    /// What is wrong with the cluster's topics; see ``TopicPlan/verify(_:deferred:)``.
+    /// What is wrong with the cluster's topics; see ``TopicPlan/verify(_:deferred:brokersOwn:)``.
     public func verify(_ plan: TopicPlan) throws(RecordLogError) -> [TopicPlan.Finding] {
         let existing = try self.existing(withSettings: !self.isTestCluster)
         let planned = Set(plan.entries.map { $0.topic })
-        let deferred = existing.keys.filter { $0.deferredDelay != nil && !planned.contains($0) }
-        return plan.verify(existing, deferred: deferred)
+        let deferred = existing.planned.keys.filter { $0.deferredDelay != nil && !planned.contains($0) }
+        return plan.verify(existing.planned, deferred: deferred, brokersOwn: existing.brokersOwn)
     }
 
     /// The topics of this cluster, by name.
     public func describe() throws(RecordLogError) -> [Topic: TopicPlan.Existing] {
-        try self.existing(withSettings: !self.isTestCluster)
+        try self.existing(withSettings: !self.isTestCluster).planned
     }
 
     /// Deletes topics and all that is in them. For tests, which make their own.
@@ -96,7 +96,14 @@ public struct KafkaTopics: Sendable {
         }
     }
 
-    private func existing(withSettings: Bool) throws(RecordLogError) -> [Topic: TopicPlan.Existing] {
+    private struct ExistingTopics {
+        /// Those whose names are of this cluster.
+        var planned: [Topic: TopicPlan.Existing] = [:]
+        /// Replicas of topics that brokers keep for themselves, by name; empty if we may not see them.
+        var brokersOwn: [String: Int] = [:]
+    }
+
+    private func existing(withSettings: Bool) throws(RecordLogError) -> ExistingTopics {
         let metadata = try self.asking(
             "read the topics",
             hint: { last in
@@ -114,13 +121,16 @@ public struct KafkaTopics: Sendable {
                 try self.client.describeTopics(topics.map { $0.name }, timeout: self.timeout)
             }
         }
-        var existing: [Topic: TopicPlan.Existing] = [:]
+        var existing = ExistingTopics()
         for topic in topics {
-            existing[self.client.names.topic(named: topic.name)] = TopicPlan.Existing(
+            existing.planned[self.client.names.topic(named: topic.name)] = TopicPlan.Existing(
                 partitionCount: topic.partitions.count,
-                replicationFactor: topic.partitions.map { $0.replicas.count }.min() ?? 0,
+                replicationFactor: topic.replicaCountMin,
                 settings: settings[topic.name] ?? [:]
             )
+        }
+        for topic in metadata.topics where topic.name.hasPrefix("__") && topic.error == nil {
+            existing.brokersOwn[topic.name] = topic.replicaCountMin
         }
         return existing
     }

@@ -93,6 +93,9 @@ struct TopicMetadata {
     var name: String
     var partitions: [Partition]
     var error: KafkaError?
+
+    /// Of the partition that has the fewest.
+    var replicaCountMin: Int { self.partitions.map { $0.replicas.count }.min() ?? 0 }
 }
 
 struct ClusterMetadata {

@@ -151,9 +151,15 @@ public struct TopicPlan: Sendable {
 
     /// Compares the plan with what a cluster has, by topic name as the plan spells it.
     ///
-    /// - Parameter deferred: existing tier topics that the plan does not name; they are consumed too.
+    /// - Parameters:
+    ///   - deferred: existing tier topics that the plan does not name; they are consumed too.
+    ///   - brokersOwn: the smallest number of replicas of topics that brokers keep for themselves, by name.
     /// - Returns: findings, errors first; empty when all is well.
-    public func verify(_ existing: [Topic: Existing], deferred: [Topic] = []) -> [Finding] {
+    public func verify(
+        _ existing: [Topic: Existing],
+        deferred: [Topic] = [],
+        brokersOwn: [String: Int] = [:]
+    ) -> [Finding] {
         var findings: [Finding] = []
         for entry in self.entries {
             guard let found = existing[entry.topic] else {
@@ -173,7 +179,27 @@ public struct TopicPlan: Sendable {
         for topic in deferred {
             if let found = existing[topic] { findings += self.verifyShape(topic, found) }
         }
+        findings += self.verifyBrokersOwn(brokersOwn)
         return findings.sorted { ($1.severity, $0.topic) < ($0.severity, $1.topic) }
+    }
+
+    /// Groups' progress and transactions are kept in topics of the brokers. They make no mail safe (G1), but without their
+    /// one replica delivery stands still, and progress that is lost with it is mail that is sent again.
+    private func verifyBrokersOwn(_ replicaCounts: [String: Int]) -> [Finding] {
+        let settings = [
+            "__consumer_offsets": "offsets.topic.replication.factor",
+            "__transaction_state": "transaction.state.log.replication.factor",
+        ]
+        return settings.compactMap { topic, setting in
+            guard let count = replicaCounts[topic], count < self.replicationFactor else { return nil }
+            return Finding(
+                .warning,
+                topic,
+                "a partition has \(count) replicas, fewer than \(self.replicationFactor): delivery stands still while "
+                    + (count == 1 ? "its one broker is away" : "they are away"),
+                remedy: "Raise it with kafka-reassign-partitions; \(setting) is what brokers make it with"
+            )
+        }
     }
 
     private func verifyShape(_ topic: Topic, _ found: Existing) -> [Finding] {

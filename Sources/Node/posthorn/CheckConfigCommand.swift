@@ -58,8 +58,14 @@ struct ConfigurationSummary {
         }
         let tiers = configuration.retry.schedule.map { ConfigurationValue.describe($0) }.joined(separator: ", ")
         lines.append("  retries    after \(tiers), for \(ConfigurationValue.describe(configuration.retry.lifetime))")
-        if configuration.kafka.isUsed { lines.append("  spreads    \(Self.describe(configuration.partitioning))") }
-        lines.append("  keeps      its log in \(configuration.dataDirectory)")
+        if configuration.kafka.isUsed {
+            let kafka = configuration.kafka
+            lines.append("  roles      \(configuration.roles.map(\.rawValue).sorted().joined(separator: ", "))")
+            lines.append("  keeps      its log in Kafka at \(kafka.bootstrap), topics \(kafka.prefix).*")
+            lines.append("  spreads    \(Self.describe(configuration.partitioning))")
+        } else {
+            lines.append("  keeps      its log in \(configuration.dataDirectory)")
+        }
         lines.append("  answers    admin requests on \(configuration.admin.address?.description ?? "no address")")
         self.text = lines.joined(separator: "\n")
     }

@@ -27,7 +27,7 @@ struct Node {
 
     /// Runs until SIGTERM or SIGINT, then ends in order: ingress, delivery, bounce, admin, log.
     ///
-    /// - Throws: ``StartupError`` naming what to change.
+    /// - Throws: an error that names what to change.
     func run() async throws {
         Self.raiseDescriptorLimit()
         LoggingSystem.bootstrap(self.makeLogHandler)
@@ -35,6 +35,9 @@ struct Node {
         let metrics = MetricsRegistry()
         metrics.addProcessMetrics()
         let readiness = Readiness()
+        metrics.gauge("posthorn_ready", help: "1 while the node should be sent work, as /health/ready says.") {
+            readiness.isReady ? 1 : 0
+        }
 
         let log = try await self.openLog(logger)
         let keys = KeySpreading.Configuration(
@@ -85,7 +88,9 @@ struct Node {
             ) : nil
         var services: [any Service] = []
         if let address = self.configuration.admin.address {
-            if let index { index.announce(try self.reachableAddress(address)) }
+            if let index {
+                index.announce(OwnAddress.reachable(at: address, name: ProcessInfo.processInfo.hostName))
+            }
             services.append(
                 AdminServer(
                     address: address,
@@ -185,15 +190,6 @@ struct Node {
     /// Unique in the cluster, and readable.
     private func makeNodeID() -> String {
         "\(self.configuration.hostname)-\(String(UInt32.random(in: .min ... .max), radix: 36))"
-    }
-
-    /// Where other nodes reach the admin listener: the host name, when it listens on every address.
-    private func reachableAddress(_ address: Endpoint) throws -> Endpoint {
-        switch address {
-        case .host("0.0.0.0", let port), .host("::", let port):
-            .host(ProcessInfo.processInfo.hostName, port: port)
-        case .host, .unixSocket: address
-        }
     }
 
     private func openLog(_ logger: Logger) async throws -> any RecordLog {

@@ -110,7 +110,7 @@ extension NodeConfiguration {
     public struct Delivery: Hashable, Sendable {
         /// Which address family is tried first where a host has both.
         public enum AddressPreference: String, Hashable, Sendable, CaseIterable {
-            /// As the resolver orders them.
+            /// IPv6, as ``ipv6``.
             case any
             case ipv6
             case ipv4
@@ -200,7 +200,7 @@ extension NodeConfiguration {
 
         public var level: Level = .info
         public var format: Format = .text
-        /// Mail addresses are hashed before they are written.
+        /// The local parts of mail addresses are left out.
         public var redactsAddresses = true
 
         public init() {}
