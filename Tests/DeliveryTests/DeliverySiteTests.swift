@@ -62,6 +62,24 @@ struct DeliverySiteTests {
         #expect(!world.parkedDelays.isEmpty)
     }
 
+    @Test("An attempt that keeps its partition's window from moving is ended, and all behind it goes on (G4)")
+    func endsStuckHead() throws {
+        var world = DeliveryWorld { $0.windowSpanMax = 40 }
+        world.silentDomains = ["silent.example"]
+        try world.accept(["a@silent.example"], id: 0)
+        for id in 1...200 { try world.accept(["a@d\(id).example"], id: UInt64(id)) }
+        world.run(for: 5_000)
+        #expect(world.finals.count == 200)
+        #expect(world.outcomes.filter { $0.kind == .deferred }.map(\.recipient.description) == ["a@silent.example"])
+        // One that is in nobody's way is not ended.
+        var quiet = DeliveryWorld { $0.windowSpanMax = 40 }
+        quiet.silentDomains = ["silent.example"]
+        try quiet.accept(["a@silent.example"], id: 0)
+        for id in 1...19 { try quiet.accept(["a@d\(id).example"], id: UInt64(id)) }
+        quiet.run(for: 5_000)
+        #expect(quiet.outcomes.count == 19)
+    }
+
     @Test("The window is bounded: reading pauses at its limit and goes on when there is room")
     func boundsWindow() throws {
         var world = DeliveryWorld { $0.windowCountMax = 10 }

@@ -65,6 +65,9 @@ struct DeliveryWorld {
     /// Content is read only when the test says so.
     var holdsReads = false
     var heldReads: Deque<DeliveryCore.Action> = []
+    /// Domains whose hosts never answer a transaction; it ends when this side ends it.
+    var silentDomains: Set<String> = []
+    private var unanswered: [UInt64: OutboundTransaction] = [:]
     /// Held back: transactions are answered only when the test says so.
     var holdsTransactions = false
     var remote: Remote = { _, _ in .delivered(RemoteReply(code: 250), isDSNPassedOn: false) }
@@ -251,12 +254,17 @@ struct DeliveryWorld {
                 facts.recipientCountMax = self.recipientCountMax
                 self.core.connectionReady(id, facts: facts, now: self.clock)
             }
+        case .send(let id, let transaction)
+        where self.silentDomains.contains(transaction.recipients.first?.mailbox.domain.text ?? ""):
+            self.unanswered[id] = transaction
         case .send(let id, let transaction):
             self.sent.append((id, transaction))
             if !self.holdsTransactions { self.answerNext() }
-        case .abort:
-            // What is under way here is past its final dot: its answer decides.
-            break
+        case .abort(let id):
+            // What else is under way here is past its final dot: its answer decides.
+            guard let transaction = self.unanswered.removeValue(forKey: id) else { break }
+            self.sent.insert((id, transaction), at: 0)
+            self.answerNext(failingWith: FailurePolicy.failure(ClientFailure(.mail, .aborted)), isReusable: false)
         case .close(let id):
             if self.openConnections.removeValue(forKey: id) != nil {
                 self.core.connectionClosed(id, failure: nil, now: self.clock)

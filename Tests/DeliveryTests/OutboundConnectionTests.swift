@@ -206,6 +206,25 @@ struct OutboundConnectionTests {
         try await server.close()
     }
 
+    @Test("A reply that trickles in has no more time than one that does not come", .timeLimit(.minutes(1)))
+    func timesOutTricklingReply() async throws {
+        var timeouts = ClientTimeouts()
+        timeouts.mail = .milliseconds(150)
+        // Two seconds, at no time of them silent for as long as the timeout.
+        let reply = "250-" + String(repeating: "x", count: 80) + "\r\n250 ok\r\n"
+        var (server, harness) = try await Self.open(
+            [ServerStep.greeting + Self.envelope + [.trickle(reply, 20)]],
+            timeouts: timeouts
+        )
+        _ = try await harness.ready()
+        harness.send()
+        let (result, _) = try await harness.finished()
+        let failure = try #require(result.results.first?.failure)
+        #expect(failure.phase == .mail && failure.scope == .session && !failure.isPermanent)
+        #expect(failure.text == "The server took too long in answer to MAIL.")
+        try await server.close()
+    }
+
     @Test("A server that takes no content in time")
     func timesOutContent() async throws {
         var timeouts = ClientTimeouts()

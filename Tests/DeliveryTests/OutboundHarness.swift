@@ -11,6 +11,8 @@ import Testing
 /// What a scripted server does on one connection, step after step.
 enum ServerStep: Sendable {
     case say(String)
+    /// Says it an octet at a time, with so many milliseconds before each.
+    case trickle(String, Int64)
     /// Waits for one line, which begins with this.
     case read(String)
     /// Waits for one line and says what is made of it.
@@ -94,6 +96,14 @@ private final class ScriptHandler: ChannelInboundHandler {
             switch step {
             case .say(let text):
                 context.writeAndFlush(Self.wrapOutboundOut(ByteBuffer(string: text)), promise: nil)
+            case .trickle(let text, let pause):
+                for (number, octet) in text.utf8.enumerated() {
+                    let time = TimeAmount.milliseconds(pause * Int64(number + 1))
+                    context.eventLoop.assumeIsolated()
+                        .scheduleTask(in: time) {
+                            context.writeAndFlush(Self.wrapOutboundOut(ByteBuffer(bytes: [octet])), promise: nil)
+                        }
+                }
             case .read(let prefix):
                 guard let end = self.buffer.utf8.firstIndex(of: 0x0a) else { return }
                 #expect(self.buffer.hasPrefix(prefix))

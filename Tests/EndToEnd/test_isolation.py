@@ -1,5 +1,7 @@
 """One destination never delays another."""
 
+import pathlib
+import socket
 import time
 
 from support import HOST, BlackHole, free_port
@@ -55,3 +57,39 @@ def test_slow_recipient_of_a_fast_site(make_node, make_server):
     assert "slow@rcpt.example" not in [each.recipients[0] for each in deliveries]
     gate.set()
     server.wait_for(51)
+
+
+def test_what_a_session_sent_is_not_kept(node, report):
+    """A client whose every packet ends within a command costs no memory for what was taken already."""
+    def resident():
+        status = pathlib.Path(f"/proc/{node.process.child.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) >> 10
+
+    with socket.create_connection((HOST, node.port), timeout=20) as sock:
+        file = sock.makefile("rb")
+
+        def ask(octets, replies=1):
+            sock.sendall(octets)
+            lines = [file.readline() for _ in range(replies)]
+            assert all(line[:3] in (b"250", b"220") for line in lines), lines
+            return lines
+
+        def message(chunks, more):
+            # The R of the next RSET, and the B of the next BDAT, come with what is before them.
+            ask(b"SET\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nB", 3)
+            for number in range(chunks):
+                last = number == chunks - 1
+                ask(b"DAT 8000\r\n" + b"x" * 7998 + b"\r\n" + (more if last else b"B"))
+
+        assert file.readline().startswith(b"220")
+        sock.sendall(b"EHLO client.example\r\n")
+        while file.readline()[3:4] == b"-":
+            pass
+        sock.sendall(b"R")
+        message(100, b"R")
+        before = resident()
+        for _ in range(59):
+            message(100, b"R")
+        grown = resident() - before
+        report(f"{59 * 800_000 >> 20} MiB in packets that end within a command: {grown} MiB more resident")
+        assert grown < 20

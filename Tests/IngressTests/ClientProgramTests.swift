@@ -153,6 +153,25 @@ struct ClientProgramTests {
         }
     }
 
+    @Test("A wrong password counts although the reply that ends the session is another", arguments: [false, true])
+    func countsLastFailure(isThird: Bool) async throws {
+        try await Self.with({ configuration, _ in
+            configuration.smtp.allowsPlainAuthWithoutTLS = true
+        })
+        .run { server, _, _ in
+            let client = try TestClient(port: server.port)
+            try client.hello()
+            if isThird {
+                for _ in 0..<2 { #expect(try client.ask("AUTH PLAIN AHVzZXIAd3Jvbmc=").hasPrefix("535")) }
+            } else {
+                for _ in 0..<19 { #expect(try client.ask("RCPT TO:<a@b.example>").hasPrefix("503")) }
+            }
+            #expect(try client.ask("AUTH PLAIN AHVzZXIAd3Jvbmc=").hasPrefix("421 4.7.0"))
+            let failed = server.metric("posthorn_ingress_authentications_total{result=\"failed\"}")
+            #expect(failed == (isThird ? 3 : 1))
+        }
+    }
+
     @Test("A client with a certificate of ours may relay; one without may not; a strange one gets no session")
     func knowsClientCertificates() async throws {
         try await Self.with({ configuration, certificates in

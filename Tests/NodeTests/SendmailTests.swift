@@ -89,8 +89,12 @@ struct SendmailTests {
         ])
         #expect(more.ignoresDots && more.readsRecipients && more.sender == "" && more.recipients == ["-x"])
         #expect(more.notify == "SUCCESS,DELAY" && more.returnContent == "HDRS" && more.envelopeID == "e")
-        let old = try SendmailArguments(parsing: ["-bm", "-odi", "-oem", "-B8BITMIME", "-v", "-U", "-q", "x"])
+        let old = try SendmailArguments(parsing: ["-bm", "-odi", "-oem", "-B8BITMIME", "-v", "-U", "x"])
         #expect(old.mode == .deliver && old.recipients == ["x"] && !old.ignoresDots)
+        let together = try SendmailArguments(parsing: ["-vt", "-mni", "-Ufa@b.example"])
+        #expect(together.readsRecipients && together.ignoresDots && together.sender == "a@b.example")
+        #expect(try SendmailArguments(parsing: ["-q30m"]).mode == .runQueue)
+        #expect(try SendmailArguments(parsing: ["-I"]).mode == .aliases)
     }
 
     @Test(

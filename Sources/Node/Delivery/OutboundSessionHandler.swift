@@ -135,15 +135,18 @@ final class OutboundSessionHandler: ChannelInboundHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let buffer = Self.unwrapInboundIn(data)
+        var hasReply = false
         buffer.withUnsafeReadableBytes { octets in
             var position = 0
             while !self.isOver {
                 let isQuitting = self.session.isQuitting
                 guard let action = self.session.received(octets, at: &position) else { break }
+                hasReply = true
                 if isQuitting, case .close = action { self.leave() } else { self.perform(action) }
             }
         }
-        self.arm(self.session.timeout)
+        // A reply has its time as a whole: octets that trickle buy none.
+        if hasReply { self.arm(self.session.timeout) }
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {

@@ -115,9 +115,7 @@ extension SessionHandler {
         let reason = IngressMetrics.Reason(reply)
         self.shared.metrics.reject(reason)
         switch reason {
-        case .authentication:
-            if reply.code == 535 { self.noteAuthentication(isSuccess: false) }
-        case .syntax, .timeout, .shutdown, .errors, .sessions, .other, .tlsRequired:
+        case .authentication, .syntax, .timeout, .shutdown, .errors, .sessions, .other, .tlsRequired:
             break
         case .relayDenied, .size, .content, .loop, .recipients, .storage, .log:
             self.shared.logger.info(

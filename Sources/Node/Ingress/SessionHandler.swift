@@ -61,6 +61,8 @@ final class SessionHandler: ChannelDuplexHandler {
     private var isPauseExcused = false
     private var isDraining = false
     private var hasHandshaken = false
+    /// Failures of AUTH that were counted and logged.
+    private var notedFailureCount = 0
     private var cipherObserver: CipherObserver?
 
     init(role: ListenerRole, loop: IngressLoop, address: IPAddress?) {
@@ -249,7 +251,12 @@ final class SessionHandler: ChannelDuplexHandler {
             hasAnswered = true
             self.perform(action)
         }
-        if self.pending.readableBytes == 0 { self.pending = ByteBuffer() }
+        if self.pending.readableBytes == 0 {
+            self.pending = ByteBuffer()
+        } else if self.pending.readerIndex > Self.aheadCountMax {
+            // A client whose every packet ends within a command would have all it ever sent kept.
+            self.pending.discardReadBytes()
+        }
         self.moveDeadline(hasAnswered: hasAnswered, hasRead: self.pending.readableBytes < waitingCount)
         if self.isInputClosed, case .session = self.phase, !self.session.isWaiting {
             // Everything it sent has been answered, and nothing more can come.
@@ -267,6 +274,11 @@ final class SessionHandler: ChannelDuplexHandler {
     }
 
     func perform(_ action: ServerSession.Action) {
+        // Not by the reply: the one that ends the session is another.
+        if self.session.authenticationFailureCount > self.notedFailureCount {
+            self.notedFailureCount = self.session.authenticationFailureCount
+            self.noteAuthentication(isSuccess: false)
+        }
         switch action {
         case .needsMore:
             break

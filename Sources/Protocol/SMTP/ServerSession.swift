@@ -87,7 +87,8 @@ public struct ServerSession: Sendable {
     /// Recipients beyond the bound since the last message.
     var overshootCount = 0
     var messageCount = 0
-    var authenticationFailureCount = 0
+    /// Passwords that were wrong, and users that there are not.
+    public internal(set) var authenticationFailureCount = 0
 
     public internal(set) var facts: SessionFacts
 

@@ -411,6 +411,8 @@ extension DeliveryCore {
         for (id, connection) in self.connections {
             if case .idle(let since) = connection.state, now - since >= self.configuration.idleTimeout {
                 self.retire(id)
+            } else if self.isInTheWay(connection) {
+                self.act(.abort(connection: id))
             }
         }
         for (number, site) in self.sites {
@@ -432,5 +434,14 @@ extension DeliveryCore {
                 if case .resolving = route.state { true } else { route.validUntil > now }
             }
         }
+    }
+
+    /// Whether what the connection carries is the head of a window that has grown long behind it: everything in the partition
+    /// would end up waiting for one slow host.
+    private func isInTheWay(_ connection: Connection) -> Bool {
+        guard let job = connection.job.flatMap({ self.jobs[$0] }),
+            let window = self.partitions[job.position.partition]?.window
+        else { return false }
+        return window.span > self.configuration.windowSpanMax / 2 && window.watermark == job.position.offset
     }
 }

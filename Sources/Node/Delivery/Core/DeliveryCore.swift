@@ -20,8 +20,9 @@ struct DeliveryCore: Sendable {
         var retry: RetrySchedule
         /// Records of one partition being worked on; at most what ``Progress`` can say.
         var windowCountMax = 500
-        /// Offsets between a stuck head and the end of a partition's window.
-        var windowSpanMax = 20_000
+        /// Offsets between a stuck head and the end of a partition's window. At half of it the head's attempt is ended,
+        /// unless it is past its final dot.
+        var windowSpanMax = 50_000
         /// The part of a partition's window that one site may hold: 1/8.
         var windowShareDivisor = 8
         /// Octets of records and content held in memory; reading stops above it.

@@ -7,6 +7,8 @@ struct SendmailArguments: Equatable {
         case smtp
         /// The queue (`-bp`, mailq).
         case printQueue
+        /// Trying again what waits (`-q`), which a node does by itself.
+        case runQueue
         /// Aliases, which a relay has none of (`-bi`, newaliases).
         case aliases
         case help
@@ -106,9 +108,14 @@ struct SendmailArguments: Equatable {
             if name == "ignoredots" { self.ignoresDots = !text.lowercased().hasSuffix("=false") }
         case "b":
             try self.parseMode(attached)
-        // Harmless: verbosity, trust, background, submission mode, body type, debugging, old names.
-        case "v", "m", "n", "s", "U", "G", "q", "d", "A", "T", "c", "e", "E", "I", "x":
+        // Harmless: verbosity, trust, background, submission mode, debugging, old names.
+        case "v", "m", "n", "s", "U", "G", "c", "x":
+            if !attached.isEmpty { try self.parseShort(attached, &rest) }
+        // Harmless too; what is attached is a value.
+        case "d", "A", "T", "e", "E":
             return
+        case "q": self.mode = .runQueue
+        case "I": self.mode = .aliases
         // Harmless too, with a value: body type, configuration, hops, log tag, protocol, log file, macros.
         case "B", "C", "h", "L", "p", "X", "M", "D":
             _ = try value()

@@ -51,7 +51,7 @@ struct SendmailCommand: ParsableCommand {
         case .help:
             print(Self.help)
             return SystemExit.ok
-        case .aliases:
+        case .aliases, .runQueue:
             return SystemExit.ok
         case .printQueue:
             StandardError.write("sendmail: see “posthorn queue list”.")
