@@ -95,6 +95,19 @@ struct DeliveryCoreTests {
         #expect(world.queued(.content) == 0, "Small content is copied, not referenced.")
     }
 
+    @Test("An address that needs SMTPUTF8 goes apart: a host without it takes the others")
+    func keepsInternationalizedApart() throws {
+        var world = DeliveryWorld()
+        world.holdsTransactions = true
+        try world.accept(["bob@one.example", "j\u{f6}rg@one.example", "eve@one.example"])
+        world.run(for: 1_000)
+        let sent = world.sent.map { $0.transaction.recipients.map(\.mailbox.localPart) }
+        #expect(Set(sent) == [["bob", "eve"], ["j\u{f6}rg"]])
+        while !world.sent.isEmpty { world.answerNext() }
+        world.perform()
+        #expect(world.finals.count == 3)
+    }
+
     @Test("Large content of several domains is referenced, and not released while others need it")
     func fansOutByReference() throws {
         var world = DeliveryWorld { $0.fanOutCopySizeMax = 10 }

@@ -274,23 +274,37 @@ extension DeliveryCore {
 
     // MARK: Fan-out
 
+    /// What recipients of one transaction share: their domain, and whether their addresses need SMTPUTF8, so that a host without
+    /// it still takes the others (RFC 6531 §3.1).
+    private struct Together: Hashable {
+        var domain: Domain
+        var isASCII: Bool
+
+        init(_ mailbox: Mailbox) {
+            self.domain = mailbox.domain
+            self.isASCII = mailbox.isASCII
+        }
+    }
+
     /// A message for several domains becomes one record per domain, in one step. Returns whether it did.
     ///
     /// Small content is copied into each; large content is put into `posthorn.content` once and referenced.
     mutating func fanOut(_ job: inout Job, now: Int64) -> Bool {
         let recipients = job.entry.envelope.recipients
-        guard let first = recipients.first?.mailbox.domain, recipients.contains(where: { $0.mailbox.domain != first })
+        guard let first = recipients.first.map({ Together($0.mailbox) }),
+            recipients.contains(where: { Together($0.mailbox) != first })
         else { return false }
-        var order: [Domain] = []
-        var groups: [Domain: [Recipient]] = [:]
+        var order: [Together] = []
+        var groups: [Together: [Recipient]] = [:]
         for recipient in recipients {
-            if groups[recipient.mailbox.domain] == nil { order.append(recipient.mailbox.domain) }
-            groups[recipient.mailbox.domain, default: []].append(recipient)
+            let group = Together(recipient.mailbox)
+            if groups[group] == nil { order.append(group) }
+            groups[group, default: []].append(recipient)
         }
-        let entries = order.map { domain -> (topic: Topic, key: String, entry: QueueEntry) in
+        let entries = order.map { group -> (topic: Topic, key: String, entry: QueueEntry) in
             var entry = job.entry
-            entry.envelope.recipients = groups[domain] ?? []
-            let key = self.domainKeys.key(for: domain.text, now: now)
+            entry.envelope.recipients = groups[group] ?? []
+            let key = self.domainKeys.key(for: group.domain.text, now: now)
             return (.accepted, key.text, entry)
         }
         let size = job.content?.readableBytes ?? 0

@@ -114,16 +114,12 @@ struct ConfigurationChecks {
                     + "require-auth: false."
             )
         }
-        let isLoopback = IPAddress(listener.address)
-            .map { address in
-                Network.loopback.contains { $0.contains(address) }
-            }
-        if listener.requiresAuthentication, canAuthenticate, listener.tls == nil, isLoopback != true,
-            listener.kind == .submission, !self.configuration.smtp.allowsPlainAuthWithoutTLS
+        if listener.requiresAuthentication, canAuthenticate, listener.tls == nil,
+            !self.configuration.smtp.allowsPlainAuthWithoutTLS
         {
             self.reading.report(
                 path,
-                "“\(listener.name)” asks for passwords and has no tls: they could be read on the way.",
+                "“\(listener.name)” asks for passwords and has no tls, without which it takes none: they could be read.",
                 fix: "Add tls: {certificate: /path/chain.pem, key: /path/key.pem}, or set "
                     + "smtp.allow-plain-auth-without-tls: true where nobody can listen."
             )
