@@ -309,10 +309,27 @@ struct OperatorCommandOwnershipTests {
         world.perform()
         #expect(world.heldStep?.progress[self.tier] != nil)
         world.performHeldStep()
-        _ = world.core.scanned("c", self.tier, world.partitions[self.tier] ?? [], upTo: Offset(1), now: world.now)
+        let records = world.partitions[self.tier] ?? []
+        _ = world.core.scanned("c", self.tier, records, from: Offset(0), upTo: Offset(1), now: world.now)
         world.perform()
         #expect(world.heldStep?.outputs.isEmpty == false)
         #expect(world.heldStep?.progress[self.tier] != nil)
+    }
+
+    @Test("A scan that stands ahead of a mark leaves no gap, and one that is behind does not take it back")
+    func scansInOrder() throws {
+        var world = DeliveryWorld()
+        let mark = OperatorCommand.Mark(topic: self.tier.topic.name, partition: 0, end: 3_000, scanned: 0)
+        _ = world.core.begin(self.command(.flush, mark), now: world.now)
+        func scanned() -> Int64? { world.core.commands.first?.mark(self.tier)?.scanned }
+        for (from, end, expected) in [(0, 500, 500), (500, 1_000, 1_000), (0, 500, 1_000), (2_000, 2_500, 1_000)]
+            as [(Int64, Int64, Int64)]
+        {
+            _ = world.core.scanned("c", self.tier, [], from: Offset(from), upTo: Offset(end), now: world.now)
+            #expect(scanned() == expected)
+        }
+        _ = world.core.scanned("c", self.tier, [], from: Offset(1_000), upTo: Offset(3_000), now: world.now)
+        #expect(scanned() ?? 3_000 == 3_000)
     }
 
     @Test("A command writes nothing of a partition that went to another node while its marks were made")
@@ -368,7 +385,14 @@ struct OperatorCommandOwnershipTests {
         let held = TopicPartition(.held, 0)
         let mark = OperatorCommand.Mark(topic: held.topic.name, partition: 0, end: 1, scanned: 0)
         _ = world.core.begin(self.command(.remove, mark, .init(domain: "other.example")), now: world.now)
-        _ = world.core.scanned("c", held, world.partitions[held] ?? [], upTo: Offset(1), now: world.now)
+        _ = world.core.scanned(
+            "c",
+            held,
+            world.partitions[held] ?? [],
+            from: Offset(0),
+            upTo: Offset(1),
+            now: world.now
+        )
         world.run(for: 400)
         #expect(world.core.commands.isEmpty)
         #expect(world.control.values.isEmpty, "It is forgotten on posthorn.control, too.")

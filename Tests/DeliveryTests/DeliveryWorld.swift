@@ -282,7 +282,7 @@ struct DeliveryWorld {
         case .scan(let command, let partition, let from, let end, let countMax):
             let records = (self.partitions[partition] ?? []).dropFirst(Int(from.rawValue)).prefix(countMax)
             let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
-            _ = self.core.scanned(command, partition, Array(records), upTo: next, now: self.clock)
+            _ = self.core.scanned(command, partition, Array(records), from: from, upTo: next, now: self.clock)
         case .dead: self.deadCount += 1
         case .trim(let offsets):
             self.trims.append((self.now, offsets))

@@ -166,7 +166,14 @@ extension DeliveryWorld {
         self.perform()
         for mark in command.marks where mark.scanned < mark.end {
             let records = Array((self.partitions[mark.place] ?? []).dropFirst(Int(mark.scanned)))
-            matched += self.core.scanned(command.id, mark.place, records, upTo: Offset(mark.end), now: self.now)
+            matched += self.core.scanned(
+                command.id,
+                mark.place,
+                records,
+                from: Offset(mark.scanned),
+                upTo: Offset(mark.end),
+                now: self.now
+            )
             self.perform()
         }
         return matched

@@ -368,4 +368,19 @@ struct EmbeddedLogTests {
             }
         )
     }
+
+    @Test("A step larger than the budget is written: refused, it would come again as it is for ever")
+    func takesLargeSteps() async throws {
+        try await self.withLog(
+            { $0.queueSizeMax = 200_000 },
+            { log, _ in
+                let position = try #require(try await log.append([.numbered(0)]).first)
+                let member = try await log.join(delivery, topics: accepted)
+                _ = try await member.take(1)
+                let outputs = (0..<8).map { Record.numbered($0, topic: .outcomes, size: 50_000) }
+                let positions = try await member.step(Step(outputs: outputs, progress: [position.partition: .upTo(1)]))
+                #expect(positions.count == 8)
+            }
+        )
+    }
 }

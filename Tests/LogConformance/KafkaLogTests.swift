@@ -65,6 +65,8 @@ struct KafkaLogTests {
         await #expect(throws: RecordLogError(.notDurable, isRetriable: true)) {
             try await member.step(Step(outputs: outputs, progress: [partition: .upTo(1)]))
         }
+        // One that commits progress again does not use up what is known of it.
+        await #expect(throws: RecordLogError(.notDurable, isRetriable: true)) { try await member.step(Step()) }
         // What is left of it comes again.
         let left = Step(outputs: Array(outputs.dropFirst()), progress: [partition: .upTo(1)])
         let positions = try await member.step(left)

@@ -69,7 +69,8 @@ final class LogCore: Sendable {
             do throws(RecordLogError) {
                 if let invalid { throw invalid }
                 if let refusal = state.refusal(of: records, isStep: isStep) { throw refusal }
-                guard state.queueSize + size <= self.configuration.queueSizeMax else {
+                // A step is refused the next time as well, and nothing goes on without it; there is one of each member.
+                guard isStep || state.queueSize + size <= self.configuration.queueSizeMax else {
                     throw RecordLogError(.queueFull, isRetriable: true, reason: "\(state.queueSize) octets in flight.")
                 }
                 item.kind = try admit(&state)

@@ -155,6 +155,11 @@ final class StepWriter: Sendable {
         _ epochs: MemberState.Epochs,
         _ producer: Producer
     ) throws(KafkaError) -> Result<[Position], RecordLogError> {
+        // It would use up what is known of the step before, which comes again and would be written twice.
+        if producer.uncertain != nil, step.outputs.isEmpty, step.progress.isEmpty {
+            let reason = "The step before is to come again first."
+            return .failure(RecordLogError(.notDurable, isRetriable: true, reason: reason))
+        }
         let client = try self.client(producer)
         if let positions = try self.settle(step, producer) { return .success(positions) }
         let metadata = self.membership.metadata()

@@ -208,7 +208,7 @@ extension DeliveryEngine: QueueAdministration {
         do throws(RecordLogError) {
             let records = try await self.log.scan(partition, from: offset, recordCountMax: countMax)
             let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
-            self.feed { core, now in _ = core.scanned(command, partition, records, upTo: next, now: now) }
+            self.feed { core, now in _ = core.scanned(command, partition, records, from: offset, upTo: next, now: now) }
         } catch {
             self.feed { core, _ in core.scanFailed(command) }
         }
@@ -223,16 +223,19 @@ extension DeliveryEngine: QueueAdministration {
     ) async throws(QueueAdministrationError) -> Int {
         let partition = TopicPartition(Topic(mark.topic), mark.partition)
         var matched = 0
-        var offset = Offset(mark.scanned)
-        while offset.rawValue < mark.end {
-            let from = offset
+        // The mark itself says how far it is: there may be another scan, and the partition may go, and come back.
+        while let current = self.core.commands.first(where: { $0.id == commandID })?.mark(partition),
+            current.scanned < mark.end
+        {
+            let from = Offset(current.scanned)
             let records = try await self.ask { () async throws(RecordLogError) in
                 try await self.log.scan(partition, from: from, recordCountMax: Self.scanCount)
             }
             // Nothing more: the rest of the offsets are not records.
-            offset = records.last.map { min($0.position.offset.advanced(by: 1), Offset(mark.end)) } ?? Offset(mark.end)
+            let end = Offset(mark.end)
+            let next = records.last.map { min($0.position.offset.advanced(by: 1), end) } ?? end
             self.feed { core, now in
-                matched += core.scanned(commandID, partition, records, upTo: offset, now: now)
+                matched += core.scanned(commandID, partition, records, from: from, upTo: next, now: now)
             }
             // Paced, not synchronised: what attempts have come to has to fit into the steps as well.
             while self.core.isCrowded, !Task.isCancelled { try? await Task.sleep(for: .milliseconds(5)) }

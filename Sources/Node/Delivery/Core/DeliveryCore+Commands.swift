@@ -90,12 +90,15 @@ extension DeliveryCore {
         return matched
     }
 
-    /// Records of a partition that have not been worked on, from where the command's scan stood. Returns how many
-    /// recipients were dealt with.
+    /// Records of a partition that have not been worked on, of `from..<end`. Returns how many recipients were dealt with.
+    ///
+    /// A scan that began before the partition was lost and came back may stand ahead of the mark, and of two scans one is
+    /// behind: what would leave a gap counts for nothing, and the mark never goes back.
     mutating func scanned(
         _ commandID: String,
         _ partition: TopicPartition,
         _ records: [StoredRecord],
+        from: Offset,
         upTo end: Offset,
         now: Int64
     ) -> Int {
@@ -105,6 +108,7 @@ extension DeliveryCore {
                 .firstIndex(where: {
                     $0.topic == partition.topic.name && $0.partition == partition.partition
                 }),
+            from.rawValue <= self.commands[index].marks[markIndex].scanned,
             let frontier = self.partitions[partition]?.window.end
         else { return 0 }
         var matched = 0
@@ -147,7 +151,7 @@ extension DeliveryCore {
             self.commands[index].marks[markIndex].excluded += window.incompleteOffsets.map(\.rawValue)
                 .filter(passed.contains)
         }
-        self.commands[index].marks[markIndex].scanned = end.rawValue
+        self.commands[index].marks[markIndex].scanned = max(passed.lowerBound, end.rawValue)
         if recordCount > 0 { self.commands[index].marks[markIndex].hasMatched = true }
         if command.isWake { self.woke(recordCount, index, markIndex, now: now) }
         let after = self.commands[index]
