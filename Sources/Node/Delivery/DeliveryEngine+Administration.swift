@@ -141,10 +141,12 @@ extension DeliveryEngine: QueueAdministration {
         var matched = 0
         for mark in concerned { self.remember(scoped.key(mark)) }
         self.feed { core, now in matched += core.begin(scoped, now: now) }
+        // Without those that went to another node while the marks were made: it is told like the others.
+        let begun = Set(concerned.map(\.place)).intersection(self.core.partitions.keys)
         for mark in concerned {
             matched += try await self.scan(scoped.id, mark)
         }
-        if self.log.isShared { try await self.tellOthers(new) }
+        if self.log.isShared { try await self.tellOthers(new, except: begun) }
         return AdminAPI.QueueCommandResult(matched: matched, toldOthers: self.log.isShared ? true : nil)
     }
 

@@ -22,10 +22,15 @@ extension DeliveryEngine {
         while true {
             do throws(RecordLogError) {
                 for (key, command) in try await self.readCommands() {
-                    self.remember(key)
-                    guard var command else { continue }
+                    guard var command else {
+                        self.remember(key)
+                        continue
+                    }
                     command.marks.removeAll { !own.contains($0.place) }
-                    if !command.marks.isEmpty { self.core.restored(command) }
+                    // What is about others is not known yet: who follows the topic may be behind.
+                    guard !command.marks.isEmpty else { continue }
+                    self.remember(key)
+                    self.core.restored(command)
                 }
                 return
             } catch {
@@ -74,15 +79,21 @@ extension DeliveryEngine {
         }
     }
 
-    /// Writes the parts of a new command that concern other nodes' partitions.
-    func tellOthers(_ command: OperatorCommand) async throws(QueueAdministrationError) {
+    /// Writes the parts of a new command that concern partitions other than those it was begun in.
+    ///
+    /// One that was begun in and has gone since took its part along. One that came meanwhile is told as well: this node
+    /// follows the topic like the others.
+    func tellOthers(
+        _ command: OperatorCommand,
+        except begun: Set<TopicPartition>
+    ) async throws(QueueAdministrationError) {
         let topics = try await self.ask { () async throws(RecordLogError) in try await self.log.topics() }
         var records: [Record] = []
         for topic in topics where topic == .accepted || topic == .held || topic.deferredDelay != nil {
             guard command.concerns(topic) else { continue }
             for number in 0..<self.log.partitionCount {
                 let partition = TopicPartition(topic, Int32(number))
-                guard self.core.partitions[partition] == nil else { continue }
+                guard !begun.contains(partition) else { continue }
                 let bounds = try await self.ask { () async throws(RecordLogError) in
                     try await self.log.bounds(partition)
                 }
@@ -134,7 +145,7 @@ extension DeliveryEngine {
         self.logger.warning("posthorn.control cannot be read yet", metadata: [LogKeys.error: "\(error)"])
     }
 
-    private func adopt(_ records: [StoredRecord]) {
+    func adopt(_ records: [StoredRecord]) {
         for record in records {
             if SiteShares.concerns(record.key) {
                 self.feed { core, now in core.controlRead(record, now: now) }
@@ -152,7 +163,10 @@ extension DeliveryEngine {
             }
             var adopted: OperatorCommand?
             self.feed { core, now in adopted = core.adopt(command, now: now) }
-            guard let adopted else { continue }
+            guard let adopted else {
+                self.earlyParts?.append(record)
+                continue
+            }
             self.remember(record.key)
             self.resumeSoon(adopted)
         }

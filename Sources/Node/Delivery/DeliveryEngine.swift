@@ -53,6 +53,9 @@ public actor DeliveryEngine: Service {
     var core: DeliveryCore
     /// The parts of commands that this node has seen, by key: what it reads of them again is old.
     var knownMarks: Set<String> = []
+    /// Parts of commands that came while partitions were being taken up, and were about none that we had; `nil` while none
+    /// are.
+    var earlyParts: [StoredRecord]?
     private var member: (any GroupMember)?
     private var connections: [UInt64: OutboundConnection] = [:]
     private var isPerforming = false
@@ -164,11 +167,14 @@ public actor DeliveryEngine: Service {
 
     private func received(_ event: GroupEvent) async {
         switch event {
-        case .assigned(let assignments): await self.restoreCommands(assignments.map(\.partition))
+        case .assigned(let assignments):
+            self.earlyParts = []
+            await self.restoreCommands(assignments.map(\.partition))
         case .revoked(let partitions): await self.settle(partitions)
         case .lost, .records, .truncated: break
         }
         self.handle(event)
+        if let early = exchange(&self.earlyParts, with: nil) { self.adopt(early) }
     }
 
     /// What is in hand goes on, and the log is asked again: a disk that cannot be read now, or too many open files, is
