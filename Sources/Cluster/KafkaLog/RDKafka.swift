@@ -82,27 +82,6 @@ struct CommittedOffset: Hashable {
     var metadata: String
 }
 
-struct TopicMetadata {
-    struct Partition {
-        var id: Int32
-        var leader: Int32
-        var replicas: [Int32]
-        var inSync: [Int32]
-    }
-
-    var name: String
-    var partitions: [Partition]
-    var error: KafkaError?
-
-    /// Of the partition that has the fewest.
-    var replicaCountMin: Int { self.partitions.map { $0.replicas.count }.min() ?? 0 }
-}
-
-struct ClusterMetadata {
-    var brokers: [Int32]
-    var topics: [TopicMetadata]
-}
-
 /// A librdkafka client: a producer or a consumer.
 ///
 /// Sendable because librdkafka's own objects are thread-safe; what is ours beside them (the topic handles) is behind

@@ -227,7 +227,7 @@ extension DeliveryEngine: QueueAdministration {
         var matched = 0
         // The mark itself says how far it is: there may be another scan, and the partition may go, and come back.
         while let current = self.core.commands.first(where: { $0.id == commandID })?.mark(partition),
-            current.scanned < mark.end
+            current.scanned < mark.end, self.core.partitions[partition] != nil
         {
             let from = Offset(current.scanned)
             let records = try await self.ask { () async throws(RecordLogError) in

@@ -151,7 +151,7 @@ extension DeliveryCore {
             self.commands[index].marks[markIndex].excluded += window.incompleteOffsets.map(\.rawValue)
                 .filter(passed.contains)
         }
-        self.commands[index].marks[markIndex].scanned = max(passed.lowerBound, end.rawValue)
+        self.commands[index].marks[markIndex].scanned = passed.upperBound
         if recordCount > 0 { self.commands[index].marks[markIndex].hasMatched = true }
         if command.isWake { self.woke(recordCount, index, markIndex, now: now) }
         let after = self.commands[index]
