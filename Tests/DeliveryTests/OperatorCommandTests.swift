@@ -102,6 +102,63 @@ struct OperatorCommandTests {
         #expect(world.queued(.deferredNow) == 5)
     }
 
+    /// Goal: a command is about mail that was there when it was given, in whatever shape it goes on. Method: mail for two
+    /// domains is fanned out after the command was begun and before its scan.
+    @Test("What is fanned out before a scan reaches it is dealt with", arguments: [AdminAPI.Command.remove, .hold])
+    func concernsFannedOut(_ kind: AdminAPI.Command) throws {
+        var world = DeliveryWorld()
+        try world.accept(["a@one.example", "b@two.example"])
+        let mark = OperatorCommand.Mark(topic: Topic.accepted.name, partition: 0, end: 1, scanned: 0)
+        let command = OperatorCommand(id: "c", kind: kind, predicate: .init(domain: "two.example"), marks: [mark])
+        #expect(world.core.begin(command, now: world.now) == 0)
+        world.deliverRecords()
+        world.run(for: 1_000)
+        #expect(world.arrived.keys.allSatisfy { $0.hasSuffix("a@one.example") } && world.arrived.count == 1)
+        #expect(world.outcomes.first { $0.recipient == "b@two.example" }?.kind == (kind == .hold ? .held : .removed))
+        #expect(world.queued(.held) == (kind == .hold ? 1 : 0))
+    }
+
+    @Test("A command is about mail whose content is being appended, and gives the content back that nobody needs")
+    func concernsAppended() throws {
+        var world = DeliveryWorld { $0.fanOutCopySizeMax = 1 }
+        world.holdsAppends = true
+        try world.accept(["a@one.example", "b@two.example"], id: 1)
+        try world.accept(["a@one.example", "b@two.example"], id: 2)
+        world.deliverRecords()
+        #expect(world.heldAppends.count == 2)
+        _ = self.give(.hold, .init(recipient: "b@two.example"), to: &world)
+        _ = self.give(.remove, .init(message: MessageID(high: 7, low: 2).description), to: &world)
+        world.performHeldAppends()
+        world.run(for: 1_000)
+        #expect(world.queued(.held) == 2, "The first command that is about it counts.")
+        #expect(world.finals.map(\.kind) == [.removed, .delivered])
+        #expect(world.released.isEmpty, "What is held refers to it.")
+
+        world.holdsAppends = true
+        try world.accept(["a@one.example", "b@two.example"], id: 3)
+        world.deliverRecords()
+        _ = self.give(.remove, .init(message: MessageID(high: 7, low: 3).description), to: &world)
+        world.performHeldAppends()
+        world.run(for: 1_000)
+        #expect(world.finals.suffix(2).map(\.kind) == [.removed, .removed])
+        #expect(world.released.count == 1)
+    }
+
+    /// Goal: a scan writes no step that is too large for a transaction. Method: no step ends, and the scan is given all.
+    @Test("A scan takes what fits into a step, and the rest later")
+    func boundsScans() throws {
+        var world = DeliveryWorld { $0.stepOctetsMax = 4_000 }
+        world.holdsSteps = true
+        for id in 0..<20 {
+            try world.accept(["a@one.example"], id: UInt64(id), content: String(repeating: "x", count: 1_000))
+        }
+        let matched = self.give(.hold, .init(all: true), to: &world)
+        #expect((1...4).contains(matched))
+        let mark = try #require(world.core.commands.first?.marks.first { $0.topic == Topic.accepted.name })
+        #expect(mark.scanned == Int64(matched))
+        #expect(!world.core.mayBegin && world.core.isCrowded)
+    }
+
     @Test("hold takes mail that is in its site's queue, and one of several recipients at a time")
     func holdsActive() throws {
         var world = DeliveryWorld()

@@ -23,6 +23,9 @@ SHAPES = {
     "8-bit": HEADER + bytes(range(128, 256)) * 20 + b"\r\n",
     "every octet but NUL, CR, LF": HEADER + bytes(octet for octet in range(1, 256) if octet not in (10, 13)) + b"\r\n",
     "dots at chunk borders": HEADER + b"".join(b"z" * (k % 97) + b"\r\n.\r\n"[:2] + b".\r\n" for k in range(3000)),
+    "fields that only a submission or the end of the way changes": (
+        b"Return-Path: <other@sender.example>\r\nFrom: a@sender.example\r\nBcc: hidden@rcpt.example\r\n\r\nHello.\r\n"
+    ),
     "5 MB": HEADER + b"\r\n".join(random.Random(5).randbytes(57).hex().encode() for _ in range(44_000)) + b"\r\n",
 }
 

@@ -124,7 +124,10 @@ extension DeliveryCore {
             else { continue }
             let recipients = command.matching(entry, site: Self.site(of: record.key, in: partition.topic))
             guard !recipients.isEmpty else { continue }
-            guard recordCount < room else {
+            // The rest is scanned again, once there is room in a step.
+            guard recordCount < room,
+                recordCount == 0 || self.builder.waitingOctets < self.configuration.stepOctetsMax
+            else {
                 end = record.position.offset
                 break
             }
@@ -195,13 +198,21 @@ extension DeliveryCore {
     }
 
     /// The command that a record falls under when it is about to be worked on or written again, if any.
-    func pendingCommand(_ position: Position, _ entry: QueueEntry, site: String?) -> OperatorCommand? {
+    ///
+    /// - Parameter topic: where the entry is or is to be.
+    func pendingCommand(
+        _ position: Position,
+        _ entry: QueueEntry,
+        in topic: Topic,
+        site: String?
+    ) -> OperatorCommand? {
         self.commands.first { command in
             switch command.kind {
             // Being worked on is what these ask for.
             case .flush, .release: false
             case .hold, .remove:
-                self.isBelowEnd(position, of: command) && !command.matching(entry, site: site).isEmpty
+                command.concerns(topic) && self.isBelowEnd(position, of: command)
+                    && !command.matching(entry, site: site).isEmpty
             }
         }
     }

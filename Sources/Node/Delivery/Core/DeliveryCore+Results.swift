@@ -193,17 +193,23 @@ extension DeliveryCore {
     /// `posthorn.content` before, once (DESIGN §2).
     mutating func republish(_ job: Job, _ placed: [Placed], outputs: [Record], now: Int64) {
         var staged = Staged(outputs: outputs, entries: [])
+        self.stage(placed, of: job, into: &staged, now: now)
+        self.place(job, staged, isFinal: staged.entries.isEmpty)
+    }
+
+    /// Stages what is left of a job, as far as no command that was given meanwhile is about it: that is carried out instead.
+    mutating func stage(_ placed: [Placed], of job: Job, into staged: inout Staged, now: Int64) {
         for item in placed {
-            // A command given while the job was being tried is about what is left of it.
-            let site = SpreadKey.name(of: item.key)
-            if !self.commands.isEmpty, let command = self.pendingCommand(job.position, item.entry, site: site) {
+            let site = Self.site(of: item.key, in: item.topic)
+            if !self.commands.isEmpty,
+                let command = self.pendingCommand(job.position, item.entry, in: item.topic, site: site)
+            {
                 let recipients = command.matching(item.entry, site: site)
                 self.split(command, recipients, item.entry, key: item.key, topic: item.topic, into: &staged, now: now)
             } else {
                 staged.entries.append(item)
             }
         }
-        self.place(job, staged, isFinal: staged.entries.isEmpty)
     }
 
     /// Finishes the job with what is staged, once its content has a place of its own.
@@ -307,16 +313,18 @@ extension DeliveryCore {
             let key = self.domainKeys.key(for: group.domain.text, now: now)
             return (.accepted, key.text, entry)
         }
+        var staged = Staged(outputs: [], entries: [])
+        self.stage(entries, of: job, into: &staged, now: now)
         let size = job.content?.readableBytes ?? 0
-        if job.content != nil, size * entries.count > self.configuration.fanOutCopySizeMax {
+        if job.content != nil, size * staged.entries.count > self.configuration.fanOutCopySizeMax {
             job.stage = .appending
-            job.staged = Staged(outputs: [], entries: entries)
+            job.staged = staged
             self.jobs[job.id] = job
             if let record = self.contentRecord(job.id) { self.act(.append(record, job: job.id)) }
             return true
         }
-        var outputs: [Record] = []
-        for var item in entries {
+        var outputs = staged.outputs
+        for var item in staged.entries {
             item.entry.isContentShared = item.entry.content != nil
             self.publish(
                 item.entry,
@@ -328,7 +336,7 @@ extension DeliveryCore {
             )
         }
         self.jobs[job.id] = job
-        self.finish(job, outputs: outputs, isFinal: false)
+        self.finish(job, outputs: outputs, isFinal: staged.entries.isEmpty)
         return true
     }
 

@@ -116,7 +116,8 @@ extension DeliveryCore {
     /// A job has come to its site: it expires, is parked, or waits for a connection.
     private mutating func arrive(_ jobID: UInt64, at number: Int, now: Int64) {
         guard let job = self.jobs[jobID], let site = self.sites[number] else { return }
-        if let command = self.pendingCommand(job.position, job.entry, site: site.plan.id) {
+        let topic = job.position.partition.topic
+        if let command = self.pendingCommand(job.position, job.entry, in: topic, site: site.plan.id) {
             self.execute(command, on: job, now: now)
             return
         }

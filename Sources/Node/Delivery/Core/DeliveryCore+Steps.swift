@@ -53,6 +53,8 @@ struct StepBuilder: Sendable {
     }
     /// Outputs for the step after the one that is being written.
     var waitingCount: Int { self.outputs.count }
+    /// Their octets: a step has to fit into a transaction's time.
+    private(set) var waitingOctets = 0
 
     mutating func noteTime(_ now: Int64, patience: Int64) {
         self.isLate = self.isWriting && now - self.startedAt > patience
@@ -67,7 +69,10 @@ struct StepBuilder: Sendable {
     }
 
     mutating func add(_ outputs: [Record], of partition: TopicPartition) {
-        for output in outputs { self.outputs.append(Owned(partition: partition, value: output)) }
+        for output in outputs {
+            self.waitingOctets += output.size
+            self.outputs.append(Owned(partition: partition, value: output))
+        }
         self.hasProgress = true
     }
 
@@ -85,6 +90,7 @@ struct StepBuilder: Sendable {
     /// written is decided by the log; when it comes again, it comes without them.
     mutating func drop(_ partitions: Set<TopicPartition>) {
         self.outputs.removeAll { partitions.contains($0.partition) }
+        self.waitingOctets = self.outputs.reduce(0) { $0 + $1.value.size }
         self.releases.removeAll { partitions.contains($0.partition) }
         self.inFlight?.outputs.removeAll { partitions.contains($0.partition) }
         self.inFlight?.owned.removeAll { partitions.contains($0.partition) }
@@ -115,6 +121,7 @@ struct StepBuilder: Sendable {
         )
         self.inFlight = inFlight
         self.outputs = []
+        self.waitingOctets = 0
         self.releases = []
         self.hasProgress = false
         return inFlight.step

@@ -36,6 +36,8 @@ struct DeliveryCore: Sendable {
         var patience: Int64 = 1_000
         /// Outputs that wait for the step before them; above it no new work begins.
         var stepOutputCountMax = 1_000
+        /// Their octets, likewise.
+        var stepOctetsMax = 8 << 20
         /// Milliseconds after which a step that was not answered keeps new work from beginning.
         var stepPatience: Int64 = 1_000
         /// Octets of content that fan-out may copy rather than reference.
@@ -238,12 +240,20 @@ struct DeliveryCore: Sendable {
     /// Whether new work begins: not while what was done cannot be written, so that a node that dies repeats little (G3).
     var mayBegin: Bool {
         !self.isDraining && !self.builder.isStuck && !self.builder.isLate && !self.builder.isContentStuck
-            && self.builder.waitingCount < self.configuration.stepOutputCountMax
+            && self.stepLoad < 1
+    }
+
+    /// What waits for the next step, as a part of what may.
+    private var stepLoad: Double {
+        max(
+            Double(self.builder.waitingCount) / Double(self.configuration.stepOutputCountMax),
+            Double(self.builder.waitingOctets) / Double(self.configuration.stepOctetsMax)
+        )
     }
 
     /// Much waits for the next step: who has time waits for it.
     var isCrowded: Bool {
-        !self.isDraining && self.builder.waitingCount >= self.configuration.stepOutputCountMax / 2
+        !self.isDraining && self.stepLoad >= 0.5
     }
 
     /// Nothing is being tried, waited for or written.
@@ -566,11 +576,17 @@ struct DeliveryCore: Sendable {
         guard let job = self.jobs[jobID], case .appending = job.stage, let staged = job.staged else { return }
         switch result {
         case .success(let reference):
-            var placed = staged
-            for index in placed.entries.indices {
-                placed.entries[index].entry.content = reference
-                placed.entries[index].entry.isContentShared = placed.entries.count > 1
+            var entries = staged.entries
+            for index in entries.indices {
+                entries[index].entry.content = reference
+                entries[index].entry.isContentShared = entries.count > 1
             }
+            // A command may have come meanwhile.
+            var placed = Staged(outputs: staged.outputs, entries: [])
+            self.stage(entries, of: job, into: &placed, now: now)
+            if placed.entries.isEmpty { self.builder.release(reference, of: job.position.partition) }
+            let isShared = placed.entries.count > 1
+            for index in placed.entries.indices where isShared { placed.entries[index].entry.isContentShared = true }
             self.publish(placed, of: job, isFinal: false)
         case .failure(let error):
             // Not written, so nothing was decided: the job goes back to where it can be tried again.
