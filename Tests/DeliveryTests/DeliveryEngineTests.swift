@@ -111,6 +111,33 @@ struct DeliveryEngineTests {
         }
     }
 
+    /// Goal: who is told that a command failed may rely on it all the same. Method: more waits than a member is given, so that
+    /// the command has to scan, and its scan fails.
+    @Test("A command whose scan fails says so, and goes on when the log can be read")
+    func scansAgain() async throws {
+        let engine = try self.makeEngine()
+        let count = 3_000
+        var records: [Record] = []
+        for id in 0..<count {
+            var record = try await self.waiting(UInt64(id))
+            record.topic = .deferred(delay: 60)
+            records.append(record)
+        }
+        _ = try await self.log.append(records)
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await engine.run() }
+            try await self.eventually { self.readiness.isReady }
+            self.log.failNextScan(with: RecordLogError(.unavailable, isRetriable: true, reason: "the disk"))
+            await #expect(throws: QueueAdministrationError.self) {
+                _ = try await engine.perform(.hold, on: AdminAPI.QueuePredicate(domain: "x.example"))
+            }
+            #expect(self.log.records(of: .held).count < count)
+            try await self.eventually { self.log.records(of: .held).count == count }
+            group.cancelAll()
+            try await group.waitForAll()
+        }
+    }
+
     @Test("A log that cannot be read for good ends the engine with its error")
     func endsForGood() async throws {
         _ = try await self.log.append([Record(topic: .accepted, key: "example.net", value: ByteBuffer(string: "x"))])

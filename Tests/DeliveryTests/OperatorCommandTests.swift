@@ -118,6 +118,21 @@ struct OperatorCommandTests {
         #expect(world.queued(.held) == (kind == .hold ? 1 : 0))
     }
 
+    @Test("A command about a site lasts until fresh mail that was there has shown its site")
+    func concernsSiteOfFreshMail() throws {
+        var world = DeliveryWorld()
+        try world.accept(["a@one.example"], id: 1)
+        try world.accept(["a@two.example"], id: 2)
+        #expect(self.give(.hold, .init(site: world.site(of: "one.example").id), to: &world) == 0)
+        world.core.tick(now: world.now)
+        world.perform()
+        world.deliverRecords()
+        world.run(for: 1_000)
+        #expect(world.finals.map(\.recipient) == ["a@two.example"])
+        #expect(world.queued(.held) == 1)
+        #expect(world.core.commands.isEmpty)
+    }
+
     @Test("A command is about mail whose content is being appended, and gives the content back that nobody needs")
     func concernsAppended() throws {
         var world = DeliveryWorld { $0.fanOutCopySizeMax = 1 }

@@ -382,7 +382,7 @@ final class KafkaGroupMember: GroupMember {
         } catch {
             // The group counts them as this member's, and nobody would read them: the owner has to leave and join again.
             self.logger.error("Kafka: partitions were not assigned", metadata: ["error": "\(error)"])
-            self.state.withLock { $0.failure = RecordLogError(error, while: "assign partitions") }
+            self.fail(error, while: "assign partitions")
             return
         }
         self.logger.info(
@@ -512,7 +512,7 @@ final class KafkaGroupMember: GroupMember {
             do throws(KafkaError) {
                 try self.begin(assignments, followers: assignments)
             } catch {
-                self.state.withLock { $0.failure = RecordLogError(error, while: "assign partitions") }
+                self.fail(error, while: "assign partitions of new topics")
             }
             self.wakeCaller()
             let names = Set(partitions.map(\.topic.name)).sorted().joined(separator: ", ")
@@ -630,6 +630,13 @@ final class KafkaGroupMember: GroupMember {
         self.state.withLock { $0.member.seekEnded(partition) }
     }
 
+    /// What librdkafka itself refuses of an assignment it refuses again, whatever kind of error it says: the group counts the
+    /// partitions as this member's and nobody reads them, so only a new member can read on.
+    private func fail(_ error: KafkaError, while action: String) {
+        let failure = RecordLogError(.fenced, isRetriable: false, reason: "\(action): \(error)")
+        self.state.withLock { $0.failure = failure }
+    }
+
     /// Assigns partitions anew. Not while a revocation waits: librdkafka would take that for the answer to it.
     private func restart(_ client: KafkaClient, _ role: MemberState.Role) {
         let restarts = self.state.withLock { state in
@@ -649,7 +656,7 @@ final class KafkaGroupMember: GroupMember {
                 }
             } catch {
                 self.logger.error("Kafka: not read on", metadata: ["error": "\(error)", "partition": "\(partition)"])
-                self.state.withLock { $0.failure = RecordLogError(error, while: "read on \(partition)") }
+                self.fail(error, while: "read on \(partition)")
             }
             self.state.withLock { $0.member.seekEnded(partition) }
         }

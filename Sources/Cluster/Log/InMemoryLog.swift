@@ -28,6 +28,7 @@ public final class InMemoryLog: RecordLog {
         var waiters: [LocalGroups.MemberID: CheckedContinuation<Void, Never>] = [:]
         var leaving: [LocalGroups.MemberID: CheckedContinuation<Void, Never>] = [:]
         var appendFailures: [RecordLogError] = []
+        var scanFailures: [RecordLogError] = []
         var stepFailures: [RecordLogError] = []
         var readFailure: RecordLogError?
         var isHolding = false
@@ -121,7 +122,11 @@ public final class InMemoryLog: RecordLog {
         from offset: Offset,
         recordCountMax: Int
     ) async throws(RecordLogError) -> [StoredRecord] {
-        self.state.withLock { Self.records($0, partition, from: offset, countMax: max(0, recordCountMax)) }
+        let result = self.state.withLock { state -> Result<[StoredRecord], RecordLogError> in
+            if !state.scanFailures.isEmpty { return .failure(state.scanFailures.removeFirst()) }
+            return .success(Self.records(state, partition, from: offset, countMax: max(0, recordCountMax)))
+        }
+        return try result.get()
     }
 
     public func bounds(_ partition: TopicPartition) async throws(RecordLogError) -> Range<Offset> {
@@ -181,6 +186,11 @@ extension InMemoryLog {
     /// Makes the next append fail with this, having appended nothing. Calls add up.
     public func failNextAppend(with error: RecordLogError) {
         self.state.withLock { $0.appendFailures.append(error) }
+    }
+
+    /// Makes the next scan fail with this. Calls add up.
+    public func failNextScan(with error: RecordLogError) {
+        self.state.withLock { $0.scanFailures.append(error) }
     }
 
     /// Makes the next step fail with this, having changed nothing. Calls add up.

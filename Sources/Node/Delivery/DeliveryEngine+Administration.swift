@@ -124,7 +124,7 @@ extension DeliveryEngine: QueueAdministration {
         guard self.core.commands.count < DeliveryCore.commandCountMax else {
             throw QueueAdministrationError(.unavailable, reason: "too many commands are under way; try again later")
         }
-        if command == .flush { await self.settleSteps() }
+        await self.settleSteps()
         var marks: [OperatorCommand.Mark] = []
         for partition in self.core.partitions.keys {
             if let mark = try await self.mark(partition) { marks.append(mark) }
@@ -143,8 +143,12 @@ extension DeliveryEngine: QueueAdministration {
         self.feed { core, now in matched += core.begin(scoped, now: now) }
         // Without those that went to another node while the marks were made: it is told like the others.
         let begun = Set(concerned.map(\.place)).intersection(self.core.partitions.keys)
-        for mark in concerned {
-            matched += try await self.scan(scoped.id, mark)
+        do throws(QueueAdministrationError) {
+            for mark in concerned { matched += try await self.scan(scoped.id, mark) }
+        } catch {
+            // It was begun, and goes on when the log can be read.
+            self.resumeSoon(scoped)
+            throw error
         }
         if self.log.isShared { try await self.tellOthers(new, except: begun) }
         return AdminAPI.QueueCommandResult(matched: matched, toldOthers: self.log.isShared ? true : nil)

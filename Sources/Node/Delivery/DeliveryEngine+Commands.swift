@@ -64,17 +64,21 @@ extension DeliveryEngine {
         return newest
     }
 
-    /// Scans on where a restored or adopted command stands. Wakes scan at their site's pace.
+    /// Scans on where a command stands, until it is through or its partitions are another's. Wakes scan at their site's pace.
     func resume(_ command: OperatorCommand) async {
         guard !command.isWake else { return }
         for mark in command.marks where mark.scanned < mark.end {
-            do throws(QueueAdministrationError) {
-                _ = try await self.scan(command.id, mark)
-            } catch {
-                self.logger.error(
-                    "A queue command could not be resumed",
-                    metadata: [LogKeys.reason: "\(error.reason)"]
-                )
+            while !self.core.isDraining {
+                do throws(QueueAdministrationError) {
+                    _ = try await self.scan(command.id, mark)
+                    break
+                } catch {
+                    self.logger.warning(
+                        "A queue command cannot go on yet",
+                        metadata: ["command": "\(command.id)", LogKeys.reason: "\(error.reason)"]
+                    )
+                    try? await Task.sleep(for: Self.followPause)
+                }
             }
         }
     }

@@ -326,7 +326,7 @@ extension DeliveryCore {
     /// Forgets commands whose records have all been passed.
     mutating func tickCommands() {
         guard !self.commands.isEmpty else { return }
-        let over = self.commands.filter { $0.marks.allSatisfy(self.isOver) }
+        let over = self.commands.filter { command in command.marks.allSatisfy { self.isOver($0, of: command) } }
         guard !over.isEmpty else { return }
         let ids = Set(over.map(\.id))
         self.commands.removeAll { ids.contains($0.id) }
@@ -338,11 +338,14 @@ extension DeliveryCore {
 
     /// Whether no record is left that the mark says something about: all were passed, or it found none and what was being
     /// worked on is done. (Held mail is not passed for as long as it is held.)
-    private func isOver(_ mark: OperatorCommand.Mark) -> Bool {
+    private func isOver(_ mark: OperatorCommand.Mark, of command: OperatorCommand) -> Bool {
         // A command is restored a moment before its partition is assigned.
         guard let window = self.partitions[mark.place]?.window else { return false }
         if window.watermark.rawValue >= mark.end { return true }
-        guard mark.scanned >= mark.end, mark.hasMatched == false else { return false }
+        // The site of fresh mail shows when it is worked on, not in a scan.
+        guard mark.scanned >= mark.end, mark.hasMatched == false,
+            mark.place.topic != .accepted || command.predicate.site == nil
+        else { return false }
         return (window.incompleteOffsets.first?.rawValue ?? .max) >= mark.end
             && mark.excluded.allSatisfy { window.isDone(Offset($0)) }
     }
