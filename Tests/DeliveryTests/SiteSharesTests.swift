@@ -350,4 +350,29 @@ struct SiteSharesTests {
         #expect(shares.nodeCount == 2)
         #expect(self.standing(shares, limit: 20) == .serving(10))
     }
+
+    @Test(
+        "Shares that nobody can have given out change nothing, and do not end the node",
+        arguments: [
+            (epoch: Int64.max, limit: 20, share: 1), (epoch: .min, limit: 20, share: 1),
+            (epoch: 1 << 59, limit: .max, share: 1), (epoch: 1 << 59, limit: 20, share: .max),
+            (epoch: 1 << 59, limit: 20, share: -1),
+        ]
+    )
+    func ignoresImpossibleShares(_ said: (epoch: Int64, limit: Int, share: Int)) {
+        var shares = self.make("a")
+        shares.own(Self.partition)
+        self.hear(&shares, "b", 1)
+        let parts = ["a", "b", "b"]
+            .map {
+                LimitShares.Share(node: $0, share: said.share, sequence: 1, lease: 10_000)
+            }
+        let record = LimitShares(site: Self.site, epoch: said.epoch, limit: said.limit, lease: 10_000, shares: parts)
+            .record
+        shares.received(self.stored(record), now: self.wall)
+        self.tick(&shares, at: 0)
+        self.tick(&shares, at: 2_000)
+        self.tick(&shares, at: 4_000, [self.use(1)])
+        #expect(self.standing(shares, limit: 20) == .serving(10))
+    }
 }

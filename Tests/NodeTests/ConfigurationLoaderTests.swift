@@ -42,6 +42,16 @@ struct ConfigurationLoaderTests {
         #expect(try load(yaml) == expected)
     }
 
+    /// RFC 5321 §4.5.3.2.7: a server waits at least five minutes for the next command.
+    @Test("Clients are given the time that RFC 5321 asks for, and an end to it")
+    func waitsForClients() {
+        let server = NodeConfiguration.Timeouts.Server()
+        #expect(server.command >= .seconds(300))
+        #expect(server.dataBlock >= .seconds(180) && server.dataTotal > server.dataBlock)
+        #expect(server.transaction > server.command && server.transaction <= .seconds(3_600))
+        #expect(server.tlsHandshake <= .seconds(60))
+    }
+
     @Test("Without a word about addresses nobody but this machine reaches a listener")
     func listensOnLoopback() throws {
         #expect(try load("").listeners.map(\.address) == ["127.0.0.1"])

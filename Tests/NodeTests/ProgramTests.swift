@@ -255,6 +255,40 @@ struct ProgramTests {
         #expect(try Program.run(["credentials", "remove", "-f", file, "ann"]).code == 67)
     }
 
+    @Test("check-config reads what a start would read, and says all that is wrong with it")
+    func readsFiles() throws {
+        let directory = try Program.temporaryDirectory()
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        func write(_ name: String, _ text: String) throws -> String {
+            try text.write(toFile: "\(directory)/\(name)", atomically: true, encoding: .utf8)
+            return "\(directory)/\(name)"
+        }
+        let file = try write("no.pem", "no certificate\n")
+        let empty = try write("empty", "\n")
+        let users = try write("users", "ann:plain words\n")
+        let path = try write(
+            "p.yaml",
+            """
+            hostname: relay.example
+            data-directory: \(directory)/data
+            credentials-file: \(users)
+            listeners:
+              - {name: mail, kind: submissions, port: 4650, tls: {certificate: \(file), key: \(file)}}
+            routes:
+              - {match: "*", via: smtps 127.0.0.1:465, auth: {user: u, password-file: \(empty)}}
+            admin: {address: "127.0.0.1:9090", token-file: \(empty)}
+            """
+        )
+        let bad = try Program.run(["check-config", "-c", path])
+        #expect(bad.code == 78)
+        let lines = bad.error.split(separator: "\n")
+        for name in ["listener mail: \(file)", users, "password-file: \(empty)", "\(empty), is empty"] {
+            #expect(lines.contains { $0.contains(name) }, "\(name) in \(bad.error)")
+        }
+        #expect(lines.count == 4)
+        #expect(!FileManager.default.fileExists(atPath: "\(directory)/data"))
+    }
+
     @Test("check-config exits with 78 and says why; wrong options exit with 64")
     func exitCodes() throws {
         let directory = try Program.temporaryDirectory()

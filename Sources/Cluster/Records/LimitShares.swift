@@ -39,4 +39,11 @@ public struct LimitShares: Hashable, Sendable, ControlValue {
     }
 
     public var keyID: String { self.site }
+
+    /// Whether the numbers are some that a node can have written: sums of them, and the next epoch, are numbers too.
+    public var isPlausible: Bool {
+        let counts = 0...Int(Int32.max)
+        return (0...(1 << 60)).contains(self.epoch) && counts.contains(self.limit) && self.shares.count <= 100_000
+            && self.shares.allSatisfy { counts.contains($0.share) }
+    }
 }

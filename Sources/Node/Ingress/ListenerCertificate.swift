@@ -1,5 +1,5 @@
 import NIOSSL
-import NodeSupport
+public import NodeSupport
 import Synchronization
 
 /// The certificate a listener shows, read from its files again on request. Safe from any thread.
@@ -43,6 +43,21 @@ final class ListenerCertificate: Sendable {
             return try NIOSSLContext(configuration: configuration)
         } catch {
             throw IngressError(reason: "listener \(listener.name): \(files.certificateFile): \(error)")
+        }
+    }
+}
+
+extension IngressServer {
+    /// Reads what listeners use for TLS, as a start does. Returns what is wrong, a line each.
+    public static func certificateProblems(of configuration: NodeConfiguration) -> [String] {
+        configuration.listeners.compactMap { listener in
+            guard let files = listener.tls else { return nil }
+            do throws(IngressError) {
+                _ = try ListenerCertificate(listener, files: files)
+                return nil
+            } catch {
+                return error.reason
+            }
         }
     }
 }

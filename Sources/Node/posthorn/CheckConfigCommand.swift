@@ -15,6 +15,11 @@ struct CheckConfigCommand: ParsableCommand {
 
     func run() throws {
         let configuration = try self.options.load()
+        let problems = ConfiguredFiles.problems(of: configuration)
+        guard problems.isEmpty else {
+            StandardError.write(problems.joined(separator: "\n"))
+            throw ExitCode(SystemExit.configuration)
+        }
         guard !self.quiet else { return }
         print(ConfigurationSummary(configuration).text)
     }

@@ -54,9 +54,9 @@ struct Node {
 
         let passwords = try RoutePasswords(
             files: Set(self.configuration.routes.compactMap { $0.authentication?.passwordFile }),
-            read: { try firstLine(ofFile: $0) }
+            read: { try ConfiguredFiles.password(inFile: $0) }
         )
-        let outbound = try self.makeOutbound()
+        let outbound = try OutboundConfiguration(self.configuration)
         let delivery =
             roles.contains(.delivery)
             ? DeliveryEngine(
@@ -249,17 +249,6 @@ struct Node {
         return try UnboundResolver(options: options, rules: rules, logger: logger)
     }
 
-    private func makeOutbound() throws -> OutboundConfiguration {
-        let delivery = self.configuration.delivery
-        let sources = try delivery.sourceAddresses.map { try SocketAddress(ipAddress: $0.description, port: 0) }
-        return try OutboundConfiguration(
-            name: self.configuration.hostname,
-            timeouts: ClientTimeouts(self.configuration.timeouts.client),
-            sourceAddresses: sources,
-            trustedCertificatesFile: delivery.trustedCertificatesFile
-        )
-    }
-
     private func makeLogHandler(_ label: String) -> any LogHandler {
         let settings = self.configuration.logging
         let format: LineLogHandler.Format =
@@ -278,22 +267,5 @@ struct Node {
         guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
         limit.rlim_cur = limit.rlim_max
         _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    }
-}
-
-extension ClientTimeouts {
-    fileprivate init(_ configured: NodeConfiguration.Timeouts.Client) {
-        self.init()
-        self.connect = configured.connect
-        self.tlsHandshake = configured.tlsHandshake
-        self.banner = configured.greeting
-        self.hello = configured.hello
-        self.mail = configured.mail
-        self.recipient = configured.recipient
-        self.data = configured.dataInitiation
-        self.contentBlock = configured.dataBlock
-        self.finalDot = configured.dataTermination
-        self.reset = configured.reset
-        self.quit = configured.quit
     }
 }

@@ -117,7 +117,7 @@ private struct PlainText {
     /// The reply of the remote host, line by line, or this relay's own diagnostic.
     mutating func answer(of recipient: DeliveryStatusNotification.RecipientStatus) {
         guard let diagnostic = recipient.diagnostic, !diagnostic.isEmpty else { return }
-        if let remoteMTA = recipient.remoteMTA, !remoteMTA.isEmpty {
+        if recipient.isSMTPDiagnostic, let remoteMTA = recipient.remoteMTA, !remoteMTA.isEmpty {
             self.item("The server \(remoteMTA) answered:")
         } else {
             self.item("In technical terms:")

@@ -211,7 +211,7 @@ struct SiteShares: Sendable {
 
     private mutating func received(_ shares: LimitShares) {
         let site = shares.site
-        guard shares.epoch > self.known[site]?.shares.epoch ?? .min,
+        guard shares.isPlausible, shares.epoch > self.known[site]?.shares.epoch ?? .min,
             self.known[site] != nil || self.known.count < 4 * self.configuration.siteCountMax
         else { return }
         let own = shares.shares.first { $0.node == self.configuration.node }
