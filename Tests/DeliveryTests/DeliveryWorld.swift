@@ -35,6 +35,8 @@ struct DeliveryWorld {
     var arrived: [String: Int] = [:]
     var stepFailuresLeft = 0
     var contentFailuresLeft = 0
+    /// As by a log that is not sure of the step before.
+    var refusesEmptySteps = false
     /// Steps are written only when the test says so.
     var holdsSteps = false
     /// No content can be read for now.
@@ -330,8 +332,9 @@ struct DeliveryWorld {
     }
 
     private mutating func write(_ step: Step) {
-        if self.stepFailuresLeft > 0 {
-            self.stepFailuresLeft -= 1
+        let isRefused = self.refusesEmptySteps && step.outputs.isEmpty && step.progress.isEmpty
+        if self.stepFailuresLeft > 0 || isRefused {
+            self.stepFailuresLeft -= isRefused ? 0 : 1
             self.core.stepped(.failure(RecordLogError(.notDurable, isRetriable: true)), now: self.clock)
             return
         }

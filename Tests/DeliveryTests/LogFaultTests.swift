@@ -29,6 +29,32 @@ struct LogFaultTests {
         #expect(world.queued(.content) == 2)
     }
 
+    /// Goal: delivery goes on after an outage that cost it its partitions. Method: a step fails, before or after all that it is
+    /// about is lost; the log takes no empty step, as one that does not know what became of the step before.
+    @Test("A step that fails as its partitions are lost does not stop what comes after", arguments: [true, false])
+    func goesOnAfterLoss(failsBefore: Bool) throws {
+        var world = DeliveryWorld()
+        world.refusesEmptySteps = true
+        world.holdsSteps = true
+        world.stepFailuresLeft = 1
+        try world.accept(["a@one.example"], id: 1)
+        world.deliverRecords()
+        let all = Array(world.core.partitions.keys)
+        if failsBefore { world.performHeldStep() }
+        world.core.revoked(all)
+        world.perform()
+        if !failsBefore { world.performHeldStep() }
+        #expect(world.stepFailuresLeft == 0 && world.finals.isEmpty)
+        world.run(for: 2_000)
+        world.assign()
+        world.cursors = [:]
+        world.paused = []
+        world.holdsSteps = false
+        try world.accept(["a@two.example"], id: 2)
+        world.run(for: 2_000)
+        #expect(Set(world.finals.map(\.recipient)) == ["a@one.example", "a@two.example"])
+    }
+
     /// A log that was cut comes as lost and assigned again, from its end on.
     @Test(
         "A partition that is lost and comes back behind its old progress starts from there, in whatever stage its mail is"

@@ -68,7 +68,7 @@ extension DeliveryEngine {
     func resume(_ command: OperatorCommand) async {
         guard !command.isWake else { return }
         for mark in command.marks where mark.scanned < mark.end {
-            while !self.core.isDraining {
+            while !self.core.isDraining, !Task.isCancelled {
                 do throws(QueueAdministrationError) {
                     _ = try await self.scan(command.id, mark)
                     break

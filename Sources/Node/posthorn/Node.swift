@@ -14,7 +14,6 @@ import NIOPosix
 import NodeSupport
 import Records
 import Resolver
-import SMTP
 import ServiceLifecycle
 import UnixSignals
 

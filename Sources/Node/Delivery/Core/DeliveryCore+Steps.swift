@@ -95,7 +95,15 @@ struct StepBuilder: Sendable {
         self.inFlight?.outputs.removeAll { partitions.contains($0.partition) }
         self.inFlight?.owned.removeAll { partitions.contains($0.partition) }
         for partition in partitions { self.inFlight?.progress[partition] = nil }
-        if let inFlight, !self.isWriting, inFlight.outputs.isEmpty, inFlight.progress.isEmpty { self.inFlight = nil }
+        if !self.isWriting { self.forgetEmpty() }
+    }
+
+    /// A step that failed and that nothing is left of does not come again: it says nothing of the log any more. (The log may
+    /// refuse one without content, as long as it does not know what became of the one before.)
+    private mutating func forgetEmpty() {
+        guard let inFlight, inFlight.outputs.isEmpty, inFlight.progress.isEmpty else { return }
+        self.inFlight = nil
+        self.failureCount = 0
     }
 
     /// Whether a step may be written now; a failed one comes again after a pause.
@@ -142,6 +150,7 @@ struct StepBuilder: Sendable {
         self.isWriting = false
         self.failureCount += 1
         self.retryAt = now + Self.retryDelay
+        self.forgetEmpty()
     }
 
     mutating func contentWritten() {
