@@ -157,6 +157,15 @@ struct OperatorCommandTests {
         world.run(for: 1_000)
         #expect(world.finals.suffix(2).map(\.kind) == [.removed, .removed])
         #expect(world.released.count == 1)
+
+        world.holdsAppends = true
+        try world.accept(["a@one.example", "b@four.example"], id: 4)
+        world.deliverRecords()
+        _ = self.give(.remove, .init(domain: "four.example"), to: &world)
+        world.performHeldAppends()
+        world.run(for: 1_000)
+        #expect(world.finals.suffix(2).map(\.kind) == [.removed, .delivered])
+        #expect(world.released.count == 2, "What is left alone owns it.")
     }
 
     /// Goal: a scan writes no step that is too large for a transaction. Method: no step ends, and the scan is given all.

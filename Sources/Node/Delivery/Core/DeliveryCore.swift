@@ -577,16 +577,13 @@ struct DeliveryCore: Sendable {
         switch result {
         case .success(let reference):
             var entries = staged.entries
-            for index in entries.indices {
-                entries[index].entry.content = reference
-                entries[index].entry.isContentShared = entries.count > 1
-            }
+            for index in entries.indices { entries[index].entry.content = reference }
             // A command may have come meanwhile.
             var placed = Staged(outputs: staged.outputs, entries: [])
             self.stage(entries, of: job, into: &placed, now: now)
             if placed.entries.isEmpty { self.builder.release(reference, of: job.position.partition) }
             let isShared = placed.entries.count > 1
-            for index in placed.entries.indices where isShared { placed.entries[index].entry.isContentShared = true }
+            for index in placed.entries.indices { placed.entries[index].entry.isContentShared = isShared }
             self.publish(placed, of: job, isFinal: false)
         case .failure(let error):
             // Not written, so nothing was decided: the job goes back to where it can be tried again.
